@@ -1,0 +1,85 @@
+"""`selfinstruct explain`: the whole lineage of one record or reject."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from selfinstruct.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(explain)
+
+
+def explain(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    name: Annotated[
+        str, typer.Argument(metavar="ID", help="A record's id, a task's id, or a reject's name (bootstrap:3.1).")
+    ],
+    prompt: Annotated[
+        bool, typer.Option("--prompt", metavar="", help="Also every prompt, exactly as the model read it.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON object.")] = False,
+) -> None:
+    """Where a record came from, or why a draft was not kept: parents, requests, replies, rules."""
+    from selfinstruct.cli.show import is_run
+    from selfinstruct.cli.terminal import data
+    from selfinstruct.lineage import lineage
+
+    is_run(run)
+    told = lineage(run, name, with_prompts=prompt)
+    if told is None:
+        raise UsageError(
+            f"{run} has nothing named {name!r}",
+            hint=f"`selfinstruct show {run}`, or with --rejected, prints the names before the colon or the blank",
+        )
+    if json:
+        data(told)
+    else:
+        _print(told)
+
+
+def _print(told: dict[str, Any]) -> None:
+    from selfinstruct.cli.show import body
+    from selfinstruct.cli.terminal import say
+
+    verdict = told["verdict"]
+    say(
+        told["name"] + (f"  rejected at {verdict['at']} by {verdict['by']}" if verdict else "  kept"),
+        style="bold yellow" if verdict else "bold",
+    )
+    body(told["record"]["instruction"], told["record"]["input"], told["record"]["output"])
+    if verdict:
+        say(f"why: {verdict['why']}")
+        if told["neighbour"]:
+            say(f"neighbour {verdict['neighbour']}: {told['neighbour']}")
+        if told["text"]:
+            say("as it came:", style="dim")
+            say(told["text"], indent=4)
+    for slot, line in told["vary"].items():
+        say(f"{slot}: {line}")
+    if told["parents"]:
+        say("shown to the model:")
+        for parent in told["parents"]:
+            say(f"{parent['task']:<16}  {parent['origin']:<9}  {parent['instruction']}", indent=2)
+    for asked in told["asked"]:
+        say()
+        say(f"{asked['place']}  {asked['prompt']} {asked['digest']}  {asked['model']}", style="cyan")
+        say(_sampling(asked["sampling"]), style="dim", indent=2)
+        if asked.get("read"):
+            say("the model read:", style="dim", indent=2)
+            say(asked["read"], indent=4)
+        if asked.get("reasoning"):
+            say("the model thought:", style="dim", indent=2)
+            say(asked["reasoning"], indent=4)
+        say("the model wrote:", style="dim", indent=2)
+        say(asked.get("wrote", "(no journal here)"), indent=4)
+
+
+def _sampling(sampling: dict[str, Any]) -> str:
+    import json
+
+    return "  ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in sampling.items())

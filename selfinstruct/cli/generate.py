@@ -1,0 +1,249 @@
+"""`selfinstruct generate` and `selfinstruct answer`: a run, from the command line."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from selfinstruct.errors import UsageError
+
+if TYPE_CHECKING:
+    from selfinstruct.run import Run
+    from selfinstruct.state import Progress
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Who writes: `local` (demo), `local/PATH.gguf`, `openai/NAME`, `scripted/FILE`.",
+        rich_help_panel="Models",
+    ),
+]
+AnswerModel = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Another model for classification and answers.", rich_help_panel="Models"),
+]
+BaseUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL",
+        help="An OpenAI-compatible server, e.g. http://localhost:8000/v1. Repeatable.",
+        rich_help_panel="Models",
+    ),
+]
+KeyEnv = Annotated[
+    str,
+    typer.Option(metavar="VAR", help="The environment variable that holds the API key.", rich_help_panel="Models"),
+]
+Style = Annotated[
+    str | None,
+    typer.Option(metavar="STYLE", help="How to ask: auto, completion, chat or prefill.", rich_help_panel="Models"),
+]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Requests under way. Never changes the data.", rich_help_panel="Models"),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any value of the recipe. Repeatable.", rich_help_panel="Recipe"),
+]
+Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="The run's random seed.", rich_help_panel="Recipe")]
+PromptsDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts", metavar="DIR", help="Prompt files that go before the package's own.", rich_help_panel="Recipe"
+    ),
+]
+System = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="System text that goes with the answers.", rich_help_panel="Recipe")
+]
+License = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The licence that the card states.", rich_help_panel="Recipe")
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The run's folder. The same command again resumes it.")]
+Fresh = Annotated[bool, typer.Option("--fresh", metavar="", help="Throw an earlier run in that folder away.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="The summary on stdout as one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="No progress and no notes but warnings.")]
+
+DryRun = Annotated[bool, typer.Option("--dry-run", metavar="", help="Print the plan, ask nothing.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(generate)
+    app.command()(answer)
+
+
+def generate(
+    seeds: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Seed tasks. Default: the 175 that come along.")
+    ] = None,
+    num: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Records wanted, seeds excluded. Default: 100.")
+    ] = None,
+    out: Out = None,
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="self-instruct, alpaca, or a .toml file.", rich_help_panel="Recipe")
+    ] = "self-instruct",
+    overrides: Overrides = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SLOT=FILE",
+            help="Draw a line per step into the prompt: topic, persona, domain, language. Repeatable.",
+            rich_help_panel="Recipe",
+        ),
+    ] = None,
+    system: System = None,
+    seed: Seed = None,
+    prompts: PromptsDir = None,
+    license: License = None,
+    model: Model = None,
+    answer_model: AnswerModel = None,
+    style: Style = None,
+    base_url: BaseUrl = None,
+    api_key_env: KeyEnv = "OPENAI_API_KEY",
+    concurrency: Concurrency = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write new tasks from seed tasks.
+
+    `selfinstruct generate --seeds seeds/175.jsonl` runs as it stands; Ctrl-C is safe, and the same command goes on.
+    """
+    from selfinstruct.engines import Options
+    from selfinstruct.recipe import load
+    from selfinstruct.resources import SEEDS
+    from selfinstruct.run import Run
+
+    seeds = seeds or SEEDS / "175.jsonl"
+    values = {
+        "num": num, "seed": seed, "model": model, "answer_model": answer_model, "style": style, "license": license
+    }  # fmt: skip
+    chosen = load(recipe, overrides or (), {key: value for key, value in values.items() if value is not None})
+    options = Options(base_urls=tuple(base_url or ()), api_key_env=api_key_env, concurrency=concurrency)
+    run = Run(
+        out or Path("runs") / f"{seeds.stem}-{Path(recipe).stem}",
+        chosen,
+        seeds=seeds,
+        prompts=prompts,
+        vary=_vary(vary or ()),
+        system=system,
+        options=options,
+        fresh=fresh,
+    )
+    if dry_run:
+        from selfinstruct.cli.plan import print_plan
+
+        run.check()
+        print_plan(chosen, seeds, prompts, as_json=json)
+        return
+    drive(run, as_json=json, quiet=quiet)
+
+
+def answer(
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A dataset in any format that we read, or a run folder.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder. The same command again resumes it.")],
+    model: Model = None,
+    overrides: Overrides = None,
+    system: System = None,
+    seed: Seed = None,
+    prompts: PromptsDir = None,
+    license: License = None,
+    style: Style = None,
+    base_url: BaseUrl = None,
+    api_key_env: KeyEnv = "OPENAI_API_KEY",
+    concurrency: Concurrency = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer, or answer anew, the instructions of any dataset.
+
+    Instructions and inputs stay as they are; a row whose new answer fails the rules is rejected, with its reason.
+    """
+    from selfinstruct.engines import Options
+    from selfinstruct.recipe import load
+    from selfinstruct.run import Run
+
+    values = {"seed": seed, "model": model, "style": style, "license": license}
+    chosen = load("answer", overrides or (), {key: value for key, value in values.items() if value is not None})
+    options = Options(base_urls=tuple(base_url or ()), api_key_env=api_key_env, concurrency=concurrency)
+    run = Run(out, chosen, source=source, prompts=prompts, system=system, options=options, fresh=fresh)
+    if dry_run:
+        from selfinstruct.cli.plan import print_plan
+
+        run.check()
+        print_plan(chosen, source, prompts, as_json=json)
+        return
+    drive(run, as_json=json, quiet=quiet)
+
+
+def drive(run: Run, *, as_json: bool, quiet: bool) -> None:
+    """Iterate a run to its end with progress on stderr and the summary on stdout."""
+    from selfinstruct.cli.panel import Silent, panel, summary
+    from selfinstruct.cli.terminal import say
+
+    if run.recipe.model == "local" and not quiet:
+        say(
+            "note: `local` is a 135M demo model; it shows that everything works. For data worth training on: "
+            "--model openai/NAME --base-url …",
+            err=True,
+        )
+    view: Any = Silent() if quiet else panel(run.folder)
+    caught: list[int] = []
+    last: Progress | None = None
+    with _signals(run, caught), view:
+        for progress in run:
+            if progress.state != "starting":
+                last = progress
+                if not progress.note:  # what the summary will say
+                    view.show(progress)
+            elif progress.note:
+                view.say(progress.note)
+    assert last is not None
+    summary(run, last, as_json=as_json)
+    if last.state == "interrupted":
+        raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
+
+
+@contextmanager
+def _signals(run: Run, caught: list[int]) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM lets what is under way arrive; the second leaves."""
+    from selfinstruct.cli.terminal import say
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        if len(caught) > 1:
+            run.leave()
+            return
+        run.drain()
+        with suppress(RuntimeError):  # it came in the middle of another line
+            say("stopping when the requests under way have arrived; once more to leave now", err=True)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _vary(pairs: tuple[str, ...] | list[str]) -> dict[str, Path]:
+    files = {}
+    for pair in pairs:
+        slot, sign, path = pair.partition("=")
+        if not sign or slot not in ("topic", "persona", "domain", "language"):
+            raise UsageError(f"--vary {pair!r}: not SLOT=FILE", hint="SLOT is topic, persona, domain or language")
+        files[slot] = Path(path)
+    return files

@@ -1,0 +1,60 @@
+"""`selfinstruct prompts`: every word that a model reads."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfinstruct.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(prompts)
+
+
+def prompts(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A prompt, e.g. bootstrap/prefill. Default: list all.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--prompts", metavar="DIR", help="Prompt files that go before the package's own.")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", metavar="", help="As JSON: one object a line, or the request.")
+    ] = False,
+) -> None:
+    """List the prompts, or print exactly what a model would read, with example values in the slots."""
+    from selfinstruct.cli.terminal import clean, data, exact, say
+    from selfinstruct.prompts import Prompts
+
+    library = Prompts(folder)
+    if name is None:
+        width = max(map(len, library.names()))
+        for known in library.names():
+            prompt = library[known]
+            if json:
+                data({"name": known, "digest": prompt.digest, "about": prompt.head.about, "file": prompt.source})
+            else:
+                say(f"{known:<{width}}  {prompt.head.about}")
+        return
+    if name not in library:
+        variants = [known for known in library.names() if known.startswith(f"{name}/")]
+        hint = f"there are {', '.join(variants)}" if variants else "`selfinstruct prompts` lists them"
+        raise UsageError(f"there is no prompt {name!r}", hint=hint)
+    request = library[name].example()
+    if json:
+        data(request.model_dump(mode="json", exclude_defaults=True))
+        return
+    parts: list[tuple[str, str]] = [(message.role, message.content) for message in request.messages]
+    if request.prompt is not None:
+        parts = [("", request.prompt)]
+    elif request.prefill:
+        parts.append(("assistant", request.prefill))
+    for role, text in parts:
+        if role:
+            say(f"<!-- {role} -->", style="dim")
+        # Exactly: neither wrapped nor cleaned, but for what a terminal would obey.
+        exact((clean(text) if sys.stdout.isatty() else text) + ("\n" if role else ""))

@@ -1,0 +1,149 @@
+"""The two sorts of operator: a Drafter writes new tasks, an Answerer answers one; and what both are given.
+
+A Drafter's step: ``draw`` parents from the pool, ``ask`` a request of them, ``read`` the reply. An Answerer is one
+coroutine that asks as often as it needs. Neither knows of files, order, retries or concurrency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple, Protocol
+
+from selfinstruct.engines import Message, Reply, Request, Style
+from selfinstruct.errors import UsageError
+from selfinstruct.plugins import find
+from selfinstruct.prompts import Prompts
+from selfinstruct.recipe import Recipe
+from selfinstruct.records import Record
+
+
+class Unreadable(NamedTuple):
+    """A part of a reply that made no record, and why."""
+
+    by: str
+    why: str
+    text: str
+
+
+Read = Record | Unreadable
+Ask = Callable[[str, Request, int], Awaitable[Reply]]
+"""``await ask(stage, request, attempt)``: the reply, from the journal or the engine."""
+
+
+class Pool(NamedTuple):
+    """The tasks that a step may draw from: all seeds, and the first ``visible`` of the drafts that passed."""
+
+    seeds: Sequence[Record]
+    drafts: Sequence[Record]
+    visible: int
+
+
+class Drafter(Protocol):
+    stage: str
+    asks: bool
+    """Whether a step asks a model. What asks none is drawn again in a replay, not looked up."""
+    feeds_pool: bool
+    """Whether later steps draw from what this one wrote."""
+
+    def draw(self, pool: Pool, step: int, rng: Random) -> tuple[Record, ...] | None:
+        """The parents of a step's new tasks; None ends the plan."""
+        ...
+
+    def ask(self, parents: Sequence[Record], steer: Mapping[str, str], rng: Random) -> Request | None:
+        """What to ask of them; None where ``read`` needs no model. ``steer`` holds the lines drawn for ``--vary``."""
+        ...
+
+    def read(self, reply: Reply, parents: Sequence[Record], rng: Random) -> list[Read]:
+        """The drafts of a reply, in its order. ``rng`` is at the same point as it was for ``ask``."""
+        ...
+
+
+class Answerer(Protocol):
+    stages: tuple[str, ...]
+    """The stages that it may ask at, each with prompts of its own."""
+
+    async def answer(self, draft: Record, ask: Ask, rng: Random) -> list[Read]:
+        """The draft's records with their answers."""
+        ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What operators are made from."""
+
+    recipe: Recipe
+    prompts: Prompts
+    style: Style
+    answer_style: Style
+    system: str = ""
+    """System text that goes with the answers, and into the rows."""
+    source: Path | None = None
+    """The dataset of an operator that reads one."""
+
+    def prompt_name(self, stage: str, style: Style) -> str:
+        """The prompt file for a stage: its variant for the style. For prefill the one for small models goes first where
+        the model is one, and chat serves where there is none."""
+        small = ("small",) if self.recipe.small == "yes" else ()
+        for variant in (*small, "prefill", "chat") if style == "prefill" else (style,):
+            if f"{stage}/{variant}" in self.prompts:
+                return f"{stage}/{variant}"
+        raise UsageError(
+            f"there is no prompt {stage}/{style}", hint="--style picks another; `selfinstruct prompts` lists them"
+        )
+
+    def draft(self, stage: str, values: Mapping[str, Any], **sampling: Any) -> Request:
+        """A request for new tasks."""
+        return self._request(stage, self.style, values, sampling)
+
+    def answer(self, stage: str, values: Mapping[str, Any], **sampling: Any) -> Request:
+        """A request on the way to an answer."""
+        return self._request(stage, self.answer_style, values, sampling)
+
+    def with_system(self, request: Request, system: str) -> Request:
+        """The request with a system text in front."""
+        if not system:
+            return request
+        if request.prompt is not None:
+            raise UsageError(
+                "a system text needs a chat model", hint="use --style chat, or an --answer-model that chats"
+            )
+        messages = request.messages
+        if messages and messages[0].role == "system":
+            joined = Message(role="system", content=f"{system}\n\n{messages[0].content}")
+            return request.model_copy(update={"messages": (joined, *messages[1:])})
+        return request.model_copy(update={"messages": (Message(role="system", content=system), *messages)})
+
+    def _request(self, stage: str, style: Style, values: Mapping[str, Any], sampling: Mapping[str, Any]) -> Request:
+        chosen = {**sampling, **self.recipe.sampling.get(stage, {})}
+        request = self.prompts[self.prompt_name(stage, style)].request(values, **chosen)
+        extra = self.recipe.request.extra
+        return request.model_copy(update={"extra": extra}) if extra else request
+
+
+def open_operator(name: str, setting: Setting) -> Any:
+    """The operator of that name, ours or a third party's (entry points ``selfinstruct.operators``)."""
+    return _factory(name)(setting)
+
+
+def check_operators(recipe: Recipe, *, system: bool) -> None:
+    """Raises UsageError where the recipe's operators are not there or not of their sort, where its sampling names a
+    stage at which nothing is asked, or where there is a system text and no answer that it could go with."""
+    drafter, answerer = _factory(recipe.draft.operator), _factory(recipe.answer.operator)
+    for key, factory, verb in (("draft", drafter, "draw"), ("answer", answerer, "answer")):
+        if isinstance(factory, type) and not hasattr(factory, verb):
+            name = getattr(recipe, key).operator
+            raise UsageError(f"recipe: {key}.operator = {name!r} is no such operator", hint="see docs/recipes.md")
+    stages = (getattr(drafter, "stage", None), *getattr(answerer, "stages", (None,)))
+    unknown = sorted(recipe.sampling.keys() - set(stages))
+    if unknown and None not in stages:
+        hint = "this recipe asks at " + ", ".join(map(str, stages))
+        raise UsageError(f"recipe: sampling.{unknown[0]}: nothing is asked at that stage", hint=hint)
+    if system and getattr(answerer, "stages", (None,)) == ():
+        raise UsageError("a system text goes with answers, and this recipe asks for none", hint="leave --system out")
+
+
+def _factory(name: str) -> Any:
+    return find("operators", name, f"operator {name!r} in the recipe")

@@ -1,0 +1,288 @@
+"""Going over a stored run again without asking a model: replay under other rules, and verify."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Container, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from random import Random
+from typing import NamedTuple, TypeVar
+
+from selfinstruct import state
+from selfinstruct.asking import Replayed
+from selfinstruct.errors import ExhaustedError, InputError, UsageError
+from selfinstruct.formats import read_dataset, read_seeds
+from selfinstruct.inputs import digest_of, lines
+from selfinstruct.journal import Journal
+from selfinstruct.lock import owner
+from selfinstruct.loop import Counts, Kept, Loop, Rejected, Sink
+from selfinstruct.operators import Answerer, Ask, Drafter, Read, Setting, open_operator
+from selfinstruct.prompts import Prompts
+from selfinstruct.recipe import Recipe, differences, with_values
+from selfinstruct.records import Record
+from selfinstruct.run import stored_recipe
+from selfinstruct.shards import Shards, checksums, projections, read_lines, read_rejected
+
+T = TypeVar("T")
+
+JUDGING = ("filters.", "novelty.", "length.", "wording.", "opening.", "schedule.patience", "num", "license")
+"""The recipe keys that decide about replies and change no request: those that a replay may change."""
+
+
+class Story:
+    """A run folder with its plan read back from the journal: recipe, seeds, prompts as they were."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.others = 0
+        """Replies of the last telling that were stored for another request than the one that the plan asks now."""
+        self._open = ExitStack()
+        self.journal = Journal(folder / "journal.sqlite", read_only=True)
+        self._open.callback(self.journal.close)
+        recipe = stored_recipe(self.journal)
+        if recipe is None:
+            raise InputError(f"{folder}: the journal holds no recipe", hint="the run was stopped before it began")
+        self.recipe = recipe
+        names = self.journal.inputs()
+        texts = {name.removeprefix("text:"): self._text(name) for name in names if name.startswith("text:")}
+        self._prompts = Prompts(stored=texts)
+        self._vary = {
+            name.removeprefix("vary:"): lines(self._text(name), name) for name in names if name.startswith("vary:")
+        }
+        self._source = Path(self._text("source path")) if "source path" in names else None
+        if self._source is not None and digest_of(self._source) != recipe.inputs["source"]:
+            raise InputError(f"{self._source} has changed since the run", hint="a replay reads the same dataset again")
+        self.seeds = self._read_seeds() if "seeds" in names else []
+        system = self._text("system").strip() if "system" in names else ""
+        assert recipe.style != "auto"
+        assert recipe.answer_style != "auto"
+        self._setting = Setting(recipe, self._prompts, recipe.style, recipe.answer_style, system, self._source)
+
+    def close(self) -> None:
+        self._open.close()
+
+    def _text(self, name: str) -> str:
+        return (self.journal.input(name) or b"").decode("utf-8-sig")
+
+    def _read_seeds(self) -> list[Record]:
+        with tempfile.TemporaryDirectory(prefix="selfinstruct-") as scratch:
+            path = Path(scratch) / "seeds.json"
+            path.write_bytes(self.journal.input("seeds") or b"")
+            return read_seeds(path)
+
+    def digests(self) -> dict[str, str]:
+        """The digests of the prompts that the plan names."""
+        return {
+            name.removeprefix("prompt:"): digest
+            for name, digest in self.recipe.inputs.items()
+            if name.startswith("prompt:")
+        }
+
+    def tell(self, recipe: Recipe, sink: Sink) -> Counts:
+        """Run the loop over the stored replies under ``recipe``'s rules, to its target, the end of the stored plan, or
+        where it gives nothing new any more."""
+        drafter, answerer = self._operators()
+        original = self.recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"patience": 10**9})})
+        # First over the drafts alone, under the rules of the run itself: which ones did it let in?
+        unasked = self._replayed(original, drafter, _EVERYTHING)
+        first = self._loop(original, self._operators()[0], _Unasked(), unasked, endless=True)
+        asyncio.run(first.run(_Nowhere()))
+        replayed = self._replayed(recipe, drafter, first.passed)
+        replayed.end = unasked.end
+        loop = self._loop(recipe, drafter, answerer, replayed, endless=self._source is not None)
+        with suppress(ExhaustedError):
+            asyncio.run(loop.run(sink))
+        self.others = replayed.others
+        return loop.counts
+
+    def reaches(self, counts: Counts, recipe: Recipe) -> tuple[int, bool]:
+        """The target of a replay, and whether it was reached: with a dataset to answer, every row of it was."""
+        if self._source is None:
+            return recipe.num, counts.kept >= recipe.num
+        rows = sum(1 for _ in read_dataset(self._source))
+        return rows, counts.steps >= rows
+
+    def _operators(self) -> tuple[Drafter, Answerer]:
+        recipe = self.recipe
+        return open_operator(recipe.draft.operator, self._setting), open_operator(recipe.answer.operator, self._setting)
+
+    def _replayed(self, recipe: Recipe, drafter: Drafter, passed: Container[tuple[int, int]]) -> Replayed:
+        return Replayed(self.journal, recipe.model, recipe.answer_model, drafter.stage, passed)
+
+    def _loop(self, recipe: Recipe, drafter: Drafter, answerer: Answerer, replayed: Replayed, *, endless: bool) -> Loop:
+        return Loop(recipe, self.seeds, drafter, answerer, replayed, vary=self._vary, endless=endless)
+
+
+class _Unasked:
+    """Answers nothing."""
+
+    stages: tuple[str, ...] = ()
+
+    async def answer(self, draft: Record, ask: Ask, rng: Random) -> list[Read]:
+        return []
+
+
+class _Everything:
+    def __contains__(self, place: object) -> bool:
+        return True
+
+
+_EVERYTHING = _Everything()
+
+
+class _Nowhere:
+    def keep(self, kept: Kept) -> None:
+        pass
+
+    def reject(self, rejected: Rejected) -> None:
+        pass
+
+
+def _apart(work: Callable[[], T]) -> T:
+    """Do it in a thread of its own: the caller may have an event loop (notebooks)."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
+
+
+def replay(folder: Path, overrides: Iterable[str], out: Path) -> Counts:
+    """Re-judge a run's stored replies along its stored plan, under changed thresholds or filters, into a new folder.
+
+    Raises UsageError where an override would have changed a request: what was asked cannot be asked differently now.
+    """
+    return _apart(lambda: _replay(folder, overrides, out))
+
+
+def _replay(folder: Path, overrides: Iterable[str], out: Path) -> Counts:
+    story = Story(folder)
+    try:
+        recipe = with_values(story.recipe, overrides)
+        for line in differences(story.recipe, recipe):
+            if not line.startswith(JUDGING):
+                raise UsageError(
+                    f"replay cannot change {line}",
+                    hint="it asks no model; what it may change: " + ", ".join(f"{key}*" for key in JUDGING),
+                )
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise UsageError(f"{out} is not empty", hint="a replay writes into a new folder")
+        with closing(Shards(out, recipe, story.digests())) as shards:
+            counts = story.tell(recipe, shards)
+        target, reached = story.reaches(counts, recipe)
+        content = {
+            "state": "complete" if reached else "ended",
+            "replay of": str(folder.resolve()),
+            "target": target,
+            "figures": counts.figures(),
+            "sha256": checksums(out),
+        }
+        state.write(out, content)
+        return counts
+    finally:
+        story.close()
+
+
+class Finding(NamedTuple):
+    """One thing that ``verify`` checked."""
+
+    what: str
+    right: bool
+    figures: str
+
+
+def verify(folder: Path) -> list[Finding]:
+    """Check a run's books: every reply and every draft accounted for, and its files rebuilt and compared."""
+    return _apart(lambda: _verify(folder))
+
+
+def _verify(folder: Path) -> list[Finding]:
+    lives = owner(folder) is not None  # then the files grow while they are rebuilt
+    known = state.read(folder)
+    story = Story(folder)
+    findings: list[Finding] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="selfinstruct-") as scratch:
+            rebuilt = Path(scratch)
+            with closing(Shards(rebuilt, story.recipe, story.digests())) as shards:
+                counts = story.tell(story.recipe, shards)
+            # Otherwise a reply may be stored whose records are not written yet.
+            finished = known.get("state") == "complete" and not lives
+            for path in projections(rebuilt):
+                name = path.relative_to(rebuilt).as_posix()
+                findings.append(_compared(name, path.read_bytes(), folder / name, finished))
+            names = {path.relative_to(rebuilt).as_posix() for path in projections(rebuilt)}
+            for path in projections(folder):
+                name = path.relative_to(folder).as_posix()
+                if name not in names and not lives:
+                    findings.append(Finding(name, right=False, figures="the journal knows nothing of it"))
+        findings.append(
+            Finding("requests = what the plan asks", right=not story.others, figures=f"{story.others} differ")
+        )
+        totals = story.journal.totals()
+        surplus = totals.replies - counts.used - counts.errors
+        findings.append(
+            Finding(
+                "replies = used + errors + surplus",
+                right=surplus >= 0,
+                figures=f"{totals.replies} = {counts.used} + {counts.errors} + {surplus}; {totals.uncertain} uncertain",
+            )
+        )
+        try:
+            findings += _books(folder, counts, finished)
+        except InputError as error:
+            findings.append(Finding("lines are JSON", right=False, figures=error.message))
+        sums = {} if lives else known.get("sha256", {})
+        for name, digest in sums.items():
+            path = folder / name
+            same = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+            findings.append(Finding(f"checksum of {name}", right=same, figures=digest[:16]))
+        if finished and known.get("figures"):
+            told, found = known["figures"], counts.figures()
+            findings.append(Finding("totals in run.json", right=told == found, figures=f"{found['kept']} kept"))
+    finally:
+        story.close()
+    return findings
+
+
+def _compared(name: str, rebuilt: bytes, path: Path, finished: bool) -> Finding:
+    there = path.read_bytes() if path.is_file() else None
+    if there == rebuilt:
+        return Finding(name, right=True, figures="rebuilt, equal")
+    if there is None:
+        return Finding(name, right=not finished, figures="missing")
+    if not finished and there.startswith(rebuilt):
+        return Finding(name, right=True, figures="the run went on meanwhile")
+    if not finished and (rebuilt.startswith(there) or name == "README.md"):
+        behind = len(rebuilt) - len(there)
+        return Finding(name, right=True, figures=f"{behind} bytes behind the journal: resume writes them")
+    end = min(len(there), len(rebuilt))
+    at = next((at for at in range(end) if there[at] != rebuilt[at]), end)
+    return Finding(name, right=False, figures=f"differs from the journal at byte {at}")
+
+
+def _books(folder: Path, counts: Counts, finished: bool) -> list[Finding]:
+    """Count the files themselves, without the loop's own counters."""
+    kept = _count(folder / "lineage.jsonl")
+    rows = sum(_count(path) for path in sorted((folder / "data").glob("train-*.jsonl")))
+    at = Counter(reject.get("at") for reject in read_rejected(folder))
+    answers = counts.answers == kept + at["answer"]
+    return [
+        Finding("rows = lineage", right=rows == kept or not finished, figures=f"{rows} = {kept}"),
+        Finding(
+            "answers read = kept + rejected",
+            right=answers or not finished,
+            figures=f"{counts.answers} = {kept} + {at['answer']}",
+        ),
+        Finding(
+            "drafts read = let in + rejected",
+            right=(counts.drafts - counts.let_in == at["draft"]) or not finished,
+            figures=f"{counts.drafts} = {counts.let_in} + {at['draft']}",
+        ),
+    ]
+
+
+def _count(path: Path) -> int:
+    return sum(1 for _ in read_lines(path))

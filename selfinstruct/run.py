@@ -1,0 +1,430 @@
+"""Run: a folder, a recipe and engines. Iterating it makes progress; the same call again resumes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from selfinstruct import state
+from selfinstruct.asking import Live
+from selfinstruct.engines import Engine, Options, Style, engine_factory, open_engine
+from selfinstruct.errors import SelfInstructError, UsageError
+from selfinstruct.files import writing
+from selfinstruct.filters.novelty import tokens
+from selfinstruct.inputs import Inputs, Sources
+from selfinstruct.journal import Journal
+from selfinstruct.lock import Lock
+from selfinstruct.loop import Loop
+from selfinstruct.operators import Answerer, Drafter, Setting, check_operators, open_operator
+from selfinstruct.plugins import find
+from selfinstruct.prompts import Prompts
+from selfinstruct.recipe import Recipe, differences, dump, parse
+from selfinstruct.records import Record
+from selfinstruct.schedule import cancelled
+from selfinstruct.shards import Shards, checksums, read_kept, read_lines
+from selfinstruct.state import Ledger, Progress, State
+
+TICK = 0.2
+"""Seconds between two looks at how far the run is."""
+SAVE = 2.0
+"""Seconds between two writings of run.json."""
+
+log = logging.getLogger("selfinstruct")
+
+
+class Run:
+    """A run in a folder. ``for progress in run: …`` goes on to the target; ``records()`` reads what was kept.
+
+    ``seeds`` is a file of seed tasks, ``source`` the dataset of a recipe that reads one. ``vary`` names files of lines,
+    one of which is drawn per step into the prompt's slot of that name. ``engine`` and ``answer_engine`` take the place
+    of the engines that the recipe's model names would open.
+
+    Iterating raises UsageError (refused folder, bad recipe), InputError (a file), ExhaustedError, EngineError,
+    StorageError; whatever happens, the folder is whole and the same call resumes.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        recipe: Recipe,
+        *,
+        seeds: str | Path | None = None,
+        source: str | Path | None = None,
+        prompts: str | Path | None = None,
+        vary: Mapping[str, str | Path] | None = None,
+        system: str | Path | None = None,
+        options: Options | None = None,
+        engine: Engine | None = None,
+        answer_engine: Engine | None = None,
+        fresh: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self.recipe = recipe
+        self._sources = Sources(
+            seeds=Path(seeds) if seeds is not None else None,
+            dataset=Path(source) if source is not None else None,
+            vary={name: Path(path) for name, path in (vary or {}).items()},
+            system=Path(system) if system is not None else None,
+        )
+        self._prompts = Prompts(Path(prompts) if prompts is not None else None)
+        self._options = options or Options()
+        self._engines = (engine, answer_engine)
+        self._fresh = fresh
+        self._systems = False  # whether any answer is asked with a system text
+        self._out: queue.SimpleQueue[Progress | BaseException | None] = queue.SimpleQueue()
+        self._asked_to: Literal["", "drain", "leave"] = ""
+
+    # For the caller's thread.
+
+    def __iter__(self) -> Iterator[Progress]:
+        # In a thread of its own: the caller may have an event loop already (notebooks), and stays free for signals.
+        self._out = queue.SimpleQueue()  # what an earlier iteration left unread is not this one's
+        worker = threading.Thread(target=self._work, name="selfinstruct", daemon=True)
+        worker.start()
+        try:
+            while True:
+                news = self._out.get()
+                if news is None:
+                    return
+                if isinstance(news, BaseException):
+                    raise news
+                yield news
+        finally:
+            if worker.is_alive():
+                self.leave()
+                worker.join()
+            self._asked_to = ""
+
+    def drain(self) -> None:
+        """Stop when the requests under way have arrived. Safe from any thread and from a signal handler."""
+        self._asked_to = self._asked_to or "drain"
+
+    def leave(self) -> None:
+        """Stop now. What had arrived is in the journal."""
+        self._asked_to = "leave"
+
+    def records(self) -> Iterator[Record]:
+        """What is kept, as the folder stands, with where each came from."""
+        return (record for record, _ in read_kept(self.folder))
+
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._main())
+            self._out.put(None)
+        except BaseException as error:  # noqa: BLE001 -- it is raised again in the caller's thread
+            self._out.put(error)
+
+    # The run itself.
+
+    async def _main(self) -> None:
+        inputs = self.check()  # before anything is written: a refused start leaves nothing behind
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(self.folder)
+        try:
+            if lock.taken_over:
+                note = f"taking over from {lock.taken_over}, which did not leave in order"
+                self._out.put(Progress("starting", 0, self.recipe.num, note=note))
+            self._refuse_strangers()
+            self._systems = bool(inputs.system or inputs.systems)
+            if self._fresh:
+                self._clear()
+                self._fresh = False
+            await self._resume(lock, inputs)
+        finally:
+            lock.release()
+
+    def check(self) -> Inputs:
+        """Look at all that can be looked at before an engine is opened and anything is written.
+
+        Raises UsageError for a name that nothing answers to, InputError for a flaw in a file.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is a file, not a run folder", hint="choose another --out")
+        recipe = self.recipe
+        check_operators(recipe, system=self._sources.system is not None)
+        for name in (*recipe.filters.draft, *recipe.filters.answer):
+            find("filters", name, f"filter {name!r} in the recipe")
+        for model, given in zip((recipe.model, recipe.answer_model), self._engines, strict=True):
+            if model and given is None:
+                engine_factory(model)
+        for name in self._prompts.strangers():
+            log.warning("--prompts: %s takes the place of no prompt of ours, and nothing asks with it", name)
+        inputs = self._sources.read()
+        _warn_of_blind_novelty(recipe, inputs)
+        return inputs
+
+    def _refuse_strangers(self) -> None:
+        """What stands in the way of our files and is no run's stays untouched, --fresh or not."""
+        journal = self.folder / "journal.sqlite"
+        if journal.exists():
+            with writing(journal), journal.open("rb") as file:
+                if file.read(6) not in (b"SQLite", b""):
+                    raise UsageError(f"{journal} is not a journal", hint="choose another --out")
+            return
+        there = [path.relative_to(self.folder).as_posix() for path in self._own() if path.exists()]
+        was_run = (self.folder / "lineage.jsonl").exists()
+        if there and not (was_run and self._fresh):
+            raise UsageError(
+                f"{self.folder} has {', '.join(there[:5])} but no journal: it is not a run that can go on",
+                hint="choose another --out" + (", or --fresh to remove them and start anew" if was_run else ""),
+            )
+
+    def _own(self) -> list[Path]:
+        """The files of a run folder beside journal and lock."""
+        return [*sorted((self.folder / "data").glob("train-*.jsonl")), *(self.folder / name for name in OWN)]
+
+    def _clear(self) -> None:
+        """Remove what an earlier run left here, and nothing else."""
+        journal = [self.folder / f"journal.sqlite{part}" for part in ("", "-wal", "-shm", "-journal")]
+        with writing(self.folder):
+            for path in (*journal, *self._own()):
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # there is none, or it holds somebody else's files
+                (self.folder / "data").rmdir()
+
+    async def _resume(self, lock: Lock, inputs: Inputs) -> None:
+        journal = self._journal()
+        try:
+            before = stored_recipe(journal)
+            if before is not None:
+                changed = differences(before, self._with_inputs(_like(self.recipe, before)))
+                if changed:
+                    raise _changed(self.folder, changed)
+                if self._done(before):
+                    return
+            opened: list[Engine] = []
+            try:
+                engine, answer_engine = self._open(opened)
+                recipe = self._settled(before, engine, answer_engine)
+                await self._go(lock, journal, recipe, inputs, engine, answer_engine)
+            finally:
+                for one in opened:
+                    await one.close()
+        finally:
+            journal.close()
+
+    def _journal(self) -> Journal:
+        """The folder's journal; a new one where nothing was ever asked or read, so that no setting is held to it."""
+        path = self.folder / "journal.sqlite"
+        journal = Journal(path)
+        read = any(_size(self.folder / name) > 0 for name in ("lineage.jsonl", "rejected.jsonl"))
+        if read or journal.totals().replies or not journal.inputs():
+            return journal
+        journal.close()
+        self._clear()
+        return Journal(path)
+
+    def _done(self, before: Recipe) -> bool:
+        """Whether the run is complete as it is; then no engine is opened."""
+        known = state.read(self.folder)
+        reached = self._sources.dataset is not None or known.get("figures", {}).get("kept", 0) >= self.recipe.num
+        if known.get("state") != "complete" or not reached:
+            return False
+        recipe = self._with_inputs(_like(self.recipe, before)).model_copy(update={"num": before.num})
+        if checksums(self.folder) != known.get("sha256") or recipe != before:
+            return False
+        self._out.put(state.complete(known))
+        return True
+
+    def _open(self, opened: list[Engine]) -> tuple[Engine, Engine | None]:
+        given, given_answer = self._engines
+        if given is None:
+            given = open_engine(self.recipe.model, self._options)
+            opened.append(given)
+        if given_answer is None and self.recipe.answer_model:
+            given_answer = open_engine(self.recipe.answer_model, self._options)
+            opened.append(given_answer)
+        return given, given_answer
+
+    def _settled(self, before: Recipe | None, engine: Engine, answer_engine: Engine | None) -> Recipe:
+        """The recipe with nothing left open: styles picked, the digests of its inputs filled in."""
+        recipe = _like(self.recipe, before) if before else self.recipe
+        style = _pick(recipe.style, engine)
+        answer_style = (
+            _pick(recipe.answer_style, answer_engine)
+            if answer_engine
+            else _pick(style if recipe.answer_style == "auto" else recipe.answer_style, engine)
+        )
+        # A smaller target than before stops sooner, but nothing that is kept is taken back.
+        kept = sum(1 for _ in read_lines(self.folder / "lineage.jsonl"))
+        num = max(recipe.num, kept) if self._sources.dataset is None else recipe.num
+        small = recipe.small
+        if small == "auto":
+            small = "yes" if getattr(answer_engine or engine, "small", False) else "no"
+        if self._systems and answer_style == "completion":
+            hint = "use --style chat, or an --answer-model that chats"
+            raise UsageError("a system text needs a chat model, and this one is asked to complete texts", hint=hint)
+        settled = {"style": style, "answer_style": answer_style, "small": small, "num": num}
+        recipe = recipe.model_copy(update=settled)
+        return self._with_inputs(recipe)
+
+    def _with_inputs(self, recipe: Recipe) -> Recipe:
+        digests = self._sources.digests()
+        if "auto" not in (recipe.style, recipe.answer_style):
+            digests |= {f"prompt:{name}": self._prompts[name].digest for name in self._prompt_names(recipe)}
+        columns = recipe.columns
+        if self._systems and "system" not in columns:
+            columns = (*columns, "system")
+        return recipe.model_copy(update={"inputs": dict(sorted(digests.items())), "columns": columns})
+
+    def _prompt_names(self, recipe: Recipe) -> list[str]:
+        drafter, answerer = self._operators(recipe, "")
+        setting = self._setting(recipe, "")
+        names = [setting.prompt_name(drafter.stage, setting.style)] if drafter.asks else []
+        return names + [setting.prompt_name(stage, setting.answer_style) for stage in answerer.stages]
+
+    def _setting(self, recipe: Recipe, system: str) -> Setting:
+        assert recipe.style != "auto"
+        assert recipe.answer_style != "auto"
+        return Setting(recipe, self._prompts, recipe.style, recipe.answer_style, system, self._sources.dataset)
+
+    def _operators(self, recipe: Recipe, system: str) -> tuple[Drafter, Answerer]:
+        setting = self._setting(recipe, system)
+        return open_operator(recipe.draft.operator, setting), open_operator(recipe.answer.operator, setting)
+
+    async def _go(
+        self, lock: Lock, journal: Journal, recipe: Recipe, inputs: Inputs, engine: Engine, answer: Engine | None
+    ) -> None:
+        drafter, answerer = self._operators(recipe, inputs.system)
+        self._refuse_unread_steering(recipe, drafter)
+        live = Live(journal, engine, answer, drafter.stage)
+        before = journal.totals()
+        engines = [one for one in (engine, answer) if one]
+        endless = self._sources.dataset is not None
+        loop = Loop(
+            recipe,
+            inputs.seeds,
+            drafter,
+            answerer,
+            live,
+            vary=inputs.vary,
+            width=max(one.concurrency for one in engines),
+            endless=endless,
+        )
+        self._keep_inputs(journal, recipe)
+        digests = {name: self._prompts[name].digest for name in self._prompt_names(recipe)}
+        shards = Shards(self.folder, recipe, digests)
+        ledger = Ledger(self.folder, inputs.rows if endless else recipe.num, loop.counts, live, before, engines)
+        task = asyncio.ensure_future(loop.run(shards))
+        drained: asyncio.Future[None] | None = None
+        under_way: list[asyncio.Future[Any]] = [task]
+        try:
+            ledger.write("running")
+            saved = time.monotonic()
+            while not task.done():
+                await asyncio.wait({task}, timeout=TICK)
+                shards.flush()
+                if time.monotonic() - saved > SAVE:
+                    lock.beat()
+                    ledger.write("running")
+                    saved = time.monotonic()
+                self._out.put(ledger.look("running", loop.waiting))
+                if self._asked_to == "drain" and drained is None:
+                    drained = asyncio.ensure_future(live.drained())
+                    under_way.append(drained)
+                if self._asked_to == "leave" or (drained is not None and drained.done()):
+                    break
+            final = self._ending(task)
+        except BaseException as error:
+            await cancelled(under_way)
+            with suppress(SelfInstructError):  # the disk may be what stopped us, or another owner
+                lock.beat()
+                try:
+                    shards.close()
+                finally:
+                    ledger.write("stopped", error.message if isinstance(error, SelfInstructError) else repr(error))
+            raise
+        await cancelled(under_way)
+        shards.close()
+        ledger.write(final)
+        self._out.put(ledger.look(final))
+
+    def _refuse_unread_steering(self, recipe: Recipe, drafter: Drafter) -> None:
+        if self._sources.vary and drafter.asks:
+            name = self._prompt_names(recipe)[0]
+            if "vary" not in self._prompts[name].head.slots:
+                hint = "a prompt shows the lines drawn where it has the slot `vary`; see bootstrap/chat"
+                raise UsageError(f"--vary: the prompt {name} has no slot for it", hint=hint)
+
+    def _ending(self, task: asyncio.Future[bool]) -> State:
+        if not task.done():
+            return "interrupted"
+        task.result()
+        return "complete"
+
+    def _keep_inputs(self, journal: Journal, recipe: Recipe) -> None:
+        """Everything that a replay needs goes into the journal: a run folder can be re-judged anywhere."""
+        there = journal.inputs()
+        contents = self._sources.contents() | {"recipe": dump(recipe).encode()}
+        for name in self._prompt_names(recipe):
+            for part in self._prompts.closure(name):
+                contents[f"text:{part}"] = self._prompts.read(part)[1].encode()
+        if self._sources.dataset is not None:
+            contents["source path"] = str(self._sources.dataset.resolve()).encode()
+        for name, content in contents.items():
+            if there.get(name) != hashlib.sha256(content).hexdigest():
+                journal.keep_input(name, content)
+
+
+OWN = ("recipe.toml", "run.json", "lineage.jsonl", "rejected.jsonl", "README.md")
+"""The files of a run folder beside data/, journal and lock."""
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none."""
+    return path.stat().st_size if path.is_file() else -1
+
+
+def stored_recipe(journal: Journal) -> Recipe | None:
+    """The recipe that the journal's plan was made with, or None for a new journal."""
+    content = journal.input("recipe")
+    return None if content is None else parse(content.decode(), f"{journal.path}: recipe")
+
+
+def _like(recipe: Recipe, before: Recipe) -> Recipe:
+    """The recipe with what was left to the engine settled as it was settled then."""
+    settled = {
+        key: getattr(before, key) for key in ("style", "answer_style", "small") if getattr(recipe, key) == "auto"
+    }
+    return recipe.model_copy(update=settled)
+
+
+def _pick(style: str, engine: Engine) -> Style:
+    if style == "auto":
+        return engine.styles[0]
+    for known in engine.styles:
+        if style == known:
+            return known
+    raise UsageError(
+        f"{engine.name} cannot be asked in the style {style!r}", hint=f"it knows {', '.join(engine.styles)}"
+    )
+
+
+def _changed(folder: Path, changed: list[str]) -> UsageError:
+    return UsageError(
+        f"{folder} was made with other settings:\n" + "\n".join(f"  {line}" for line in changed),
+        hint="give the old settings to go on, another --out to keep both, or --fresh to throw the old run away; "
+        "`selfinstruct replay` applies new thresholds to the replies that are there",
+    )
+
+
+def _warn_of_blind_novelty(recipe: Recipe, inputs: Inputs) -> None:
+    if "novelty" not in recipe.filters.draft or recipe.novelty.tokenizer != "rouge":
+        return
+    blind = sum(not tokens(seed.instruction, "rouge") for seed in inputs.seeds)
+    if blind:
+        log.warning(
+            "%d of %d seeds have no word of a-z or 0-9, which is all that ROUGE-L's own tokenizer sees; "
+            "--set novelty.tokenizer=unicode compares every script",
+            blind,
+            len(inputs.seeds),
+        )
