@@ -1,0 +1,27 @@
+"""A hang is a failure."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+SECONDS = 100
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """Fails a test that takes longer than anything could that goes on."""
+
+    def hangs(number: int, frame: FrameType | None) -> None:
+        raise AssertionError(f"nothing ended for {SECONDS} seconds")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,693 @@
+"""The scripted engine: replies that depend on nothing but script and request, and defects where the plan says."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import re
+import time
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfinstruct.engines import Engine, Message, Options, Reply, Request, Sampling, open_engine
+from selfinstruct.engines.scripted import DEMO, Rule, Script, Scripted, open_scripted
+from selfinstruct.engines.writers import Planted
+from selfinstruct.errors import EngineError, InputError, UsageError
+from selfinstruct.filters.novelty import NoveltyIndex
+
+SCRIPTS = Path(__file__).parent / "scripts"
+SHOWN = (
+    "Suggest three quiet board games for a rainy afternoon with two children.",
+    "Why do some metals rust while others do not?",
+    "Work out how many litres of paint the four walls need.",
+    "Rewrite the notice so that a ten-year-old understands it.",
+)
+LIST = "\n".join(f"{number}. {text}" for number, text in enumerate(SHOWN, 1))
+TASKS = f"Here are 10 different tasks:\n\n{LIST}\n5."
+MARK = "«3fa9c01b»"
+ALPACA = (
+    "Rules:\n1. Vary the verbs.\n2. Stay short.\n\n"
+    + "".join(
+        f"{MARK}\n{k}. Instruction: {text}\n{k}. Input:\n<noinput>\n{k}. Output:\nFine.\n"
+        for k, text in enumerate(SHOWN, 1)
+    )
+    + f"{MARK}\n5. Instruction:"
+)
+
+
+def script(name: str) -> Scripted:
+    return open_scripted(str(SCRIPTS / f"{name}.toml"), Options())
+
+
+def ask(engine: Engine, request: Request) -> Reply:
+    return asyncio.run(engine.complete(request))
+
+
+def ask_all(engine: Engine, requests: list[Request]) -> list[Reply]:
+    async def gathered() -> list[Reply]:
+        return await asyncio.gather(*map(engine.complete, requests))
+
+    return asyncio.run(gathered())
+
+
+def chat(text: str, purpose: str = "answer/chat", prefill: str = "", **sampling: object) -> Request:
+    return Request(
+        messages=(Message(role="user", content=text),), prefill=prefill, purpose=purpose, sampling=Sampling(**sampling)
+    )
+
+
+def tasks(seed: int, **sampling: object) -> Request:
+    chosen = Sampling(**{"max_tokens": 2000, "stop": ("\n\n", "\n12."), **sampling})
+    return Request(prompt=TASKS, sampling=chosen, seed=seed, purpose="bootstrap/completion")
+
+
+PURPOSES = (
+    "bootstrap/chat",
+    "classify/chat",
+    "input-first/chat",
+    "output-first/chat",
+    "alpaca/chat",
+    "answer/chat",
+    "",
+)
+TEXTS = st.one_of(st.sampled_from([TASKS, ALPACA, "Task: sort", ""]), st.text(max_size=40))
+REQUESTS = st.builds(
+    lambda text, style, rest: (
+        Request(prompt=text, **rest)
+        if style == "completion"
+        else Request(messages=(Message(role="user", content="Go on."),), prefill=text, **rest)
+        if style == "prefill"
+        else Request(messages=(Message(role="user", content=text),), **rest)
+    ),
+    TEXTS,
+    st.sampled_from(["completion", "prefill", "chat"]),
+    st.fixed_dictionaries(
+        {
+            "purpose": st.sampled_from(PURPOSES),
+            "seed": st.none() | st.integers(0, 10**6),
+            "sampling": st.builds(
+                Sampling,
+                max_tokens=st.integers(0, 300),
+                stop=st.lists(st.sampled_from(["\n\n", "\n7.", "the", ".", "a", "Task:", ""]), max_size=3).map(tuple),
+                logprobs=st.none() | st.integers(0, 5),
+            ),
+        }
+    ),
+)
+ENGINES = {name: script(name) for name in ("plain", "defects")} | {"demo": Scripted("scripted", DEMO)}
+
+
+# Laws.
+
+
+@given(request=REQUESTS, name=st.sampled_from(sorted(ENGINES)))
+def test_a_reply_is_a_function_of_script_and_request(request, name):
+    again = Scripted("again", ENGINES[name]._script)
+    assert ask(ENGINES[name], request) == ask(again, request) == ask(again, request)
+
+
+@settings(max_examples=20)
+@given(order=st.permutations(range(12)))
+def test_no_order_of_concurrent_calls_changes_a_reply(order):
+    engine = Scripted(
+        "s", DEMO.model_copy(update={"latency": script("slow")._script.latency.model_copy(update={"median_ms": 0.5})})
+    )
+    requests = [tasks(seed) for seed in range(6)] + [chat(f"Question {n}?") for n in range(6)]
+
+    replies = dict(zip(order, ask_all(engine, [requests[at] for at in order]), strict=True))
+    assert [replies[at] for at in range(12)] == [ask(engine, request) for request in requests]
+
+
+@given(request=REQUESTS, name=st.sampled_from(sorted(ENGINES)))
+def test_no_reply_holds_a_stop_string_or_more_than_its_tokens(request, name):
+    reply = ask(ENGINES[name], request)
+    assert not any(stop and stop in reply.text for stop in request.sampling.stop)
+    assert reply.usage.completion == len(reply.text.split()) <= request.sampling.max_tokens
+    assert reply.usage.prompt == len(request.text().split())
+
+
+@given(request=REQUESTS, more=st.integers(0, 400))
+def test_more_tokens_only_lengthen_a_reply_that_was_cut(request, more):
+    def allowed(tokens: int) -> Reply:
+        sampling = request.sampling.model_copy(update={"max_tokens": tokens})
+        return ask(ENGINES["plain"], request.model_copy(update={"sampling": sampling}))
+
+    short, long = allowed(request.sampling.max_tokens), allowed(request.sampling.max_tokens + more)
+    assert long.text.startswith(short.text)
+    if short.finish == "stop":
+        assert long == short
+    else:
+        assert short.usage.completion == request.sampling.max_tokens
+
+
+@given(request=REQUESTS, name=st.sampled_from(sorted(ENGINES)))
+def test_the_plan_tells_of_truncation_exactly_when_the_reply_ended_for_length(request, name):
+    cut = any(planted.defect.endswith(".truncated") for planted in ENGINES[name].plan(request))
+    assert cut == (ask(ENGINES[name], request).finish == "length")
+
+
+@given(request=REQUESTS)
+def test_a_script_without_defects_plans_nothing_but_what_max_tokens_cuts(request):
+    assert all(planted.defect.endswith(".truncated") for planted in ENGINES["plain"].plan(request))
+
+
+def test_the_plan_is_told_without_asking():
+    engine = script("defects")
+    assert any(engine.plan(tasks(seed)) for seed in range(20))
+    assert engine.calls == 0
+
+
+def test_requests_that_differ_in_seed_or_text_get_different_replies():
+    engine = script("plain")
+    replies = [ask(engine, tasks(seed)).text for seed in (1, 2, None)] + [
+        ask(engine, chat(f"{n}")).text for n in (1, 2)
+    ]
+    assert len(set(replies)) == 5
+
+
+def test_a_lone_surrogate_is_answered_like_any_text():
+    assert ask(script("plain"), chat("broken \ud800")).text
+
+
+# The writers, and the plan against the text.
+
+
+def numbered(reply: Reply, first: int) -> list[tuple[int, str]]:
+    """Items of a list whose first number stood in the prompt."""
+    found = re.findall(r"^(\d+)\. (.*)$", f"{first}.{reply.text}", re.MULTILINE)
+    return [(int(number), text) for number, text in found]
+
+
+def test_the_list_goes_on_where_the_prompt_stopped_and_ends_where_the_stop_string_says():
+    assert [number for number, _ in numbered(ask(script("plain"), tasks(1)), 5)] == [5, 6, 7, 8, 9, 10, 11]
+
+
+def test_a_prefill_is_continued_like_a_prompt():
+    request = Request(
+        messages=(Message(role="user", content="Write a list."),), prefill=f"{LIST}\n5.", purpose="bootstrap/prefill"
+    )
+    items = numbered(ask(script("plain"), request), 5)
+    assert [number for number, _ in items] == list(range(5, 13))
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("Write tasks.", range(1, 9)), (LIST, range(5, 13)), (f"{LIST}\nWrite numbers 5 to 7.", range(5, 8))],
+)
+def test_in_chat_the_list_brings_its_own_numbers(text, numbers):
+    reply = ask(script("plain"), chat(text, "bootstrap/chat"))
+    assert [int(line.split(".")[0]) for line in reply.text.split("\n")] == list(numbers)
+
+
+def test_a_chat_reply_may_begin_its_numbers_again():
+    engine = Scripted("s", Script.model_validate({"writers": {"restart": 1, "tasks": 3}}))
+    assert [line[:2] for line in ask(engine, chat(LIST, "bootstrap/chat")).text.split("\n")] == ["1.", "2.", "3."]
+
+
+def shown_before(*texts: str) -> NoveltyIndex:
+    """Knows what comes too close to these."""
+    index = NoveltyIndex(0.7)
+    for text in texts:
+        index.add(text)
+    return index
+
+
+WORDING = re.compile(
+    r"\b(images?|graphs?|pictures?|files?|maps?|draw|sketch|paint|plot|go to|video|audio|music)\b", re.I
+)
+
+
+def test_every_planned_task_defect_stands_where_the_plan_says_and_no_other_does():
+    engine, index, seen = script("defects"), shown_before(*SHOWN), Counter()
+    for seed in range(150):
+        request = tasks(seed)
+        reply, plan = (
+            ask(engine, request),
+            {p.item: p.defect.removeprefix("tasks.") for p in engine.plan(request)},
+        )
+        seen.update(plan.values())
+        items = numbered(reply, 5)
+        assert max((at for at in plan), default=0) < len(items)
+        for at, (number, text) in enumerate(items):
+            defect = plan.get(at)
+            if defect == "truncated":
+                continue
+            assert (index.nearest(text) is not None) == (defect in ("near_duplicate", "exact_duplicate"))
+            assert (text in SHOWN) == (defect == "exact_duplicate")
+            assert (len(text.split()) < 4) == (defect == "too_short")
+            assert (WORDING.search(text) is not None) == (defect == "blacklisted")
+            assert text[0].isalpha() == (defect != "punctuation_first")
+            assert (number != 5 + at) == (defect == "misnumbered")
+    assert set(seen) == set(type(engine._script.defects.tasks).model_fields)
+
+
+@given(
+    words=st.lists(st.sampled_from(["Name", "e-mail", "the", "rivers", "3", "of", "Peru's"]), min_size=4, max_size=9),
+    seed=st.integers(0, 99),
+)
+def test_a_near_duplicate_of_any_shown_task_is_near(words, seed):
+    engine = Scripted(
+        "s", Script.model_validate({"defects": {"tasks": {"near_duplicate": 1}}, "writers": {"tasks": 1}})
+    )
+    shown = "Name " + " ".join(words) + "."
+    request = chat(f"1. {shown}", "bootstrap/chat").model_copy(update={"seed": seed})
+    text = ask(engine, request).text.removeprefix("2. ")
+    assert engine.plan(request) == (Planted(0, "tasks.near_duplicate"),)
+    assert shown_before(shown).nearest(text)
+
+
+def test_where_nothing_is_shown_no_duplicate_is_planned():
+    engine = Scripted("s", Script.model_validate({"defects": {"tasks": {"near_duplicate": 1}}}))
+    assert engine.plan(chat("Write tasks.", "bootstrap/chat")) == ()
+
+
+def test_every_planned_alpaca_defect_stands_where_the_plan_says_and_no_other_does():
+    engine, seen = script("defects"), Counter()
+    sampling = Sampling(max_tokens=9000, stop=("\n21.",))
+    for seed in range(40):
+        request = Request(prompt=ALPACA, sampling=sampling, seed=seed, purpose="alpaca/completion")
+        reply, plan = (
+            ask(engine, request),
+            {p.item: p.defect.removeprefix("alpaca.") for p in engine.plan(request)},
+        )
+        seen.update(plan.values())
+        items = [item for item in re.split(rf"\n?{MARK}\n?", "5. Instruction:" + reply.text) if item]
+        assert len(items) == (16 if reply.finish == "stop" else 1 + max(plan))
+        for at, item in enumerate(items):
+            defect = plan.get(at)
+            if defect == "truncated":
+                assert at == len(items) - 1
+                continue
+            fields = re.fullmatch(r"(\d+)\. Instruction: (.+)\n\1\. Input:\n(.+)\n\1\. Output:\n(.*)", item)
+            assert (fields is None) == (defect == "missing_field")
+            if fields is not None:
+                number, instruction, given_input, output = fields.groups()
+                assert (int(number) != 5 + at) == (defect == "misnumbered")
+                assert (output == "") == (defect == "empty_output")
+                assert (output == given_input) == (defect == "same_as_input")
+                assert output.startswith("I'm sorry") == (defect == "refusal")
+                assert (len(output.split()) > 600) == (defect == "too_long")
+                assert (instruction in SHOWN) == (defect == "exact_duplicate")
+                assert (len(instruction.split()) < 4) == (defect == "too_short")
+                assert (WORDING.search(instruction) is not None) == (defect == "blacklisted")
+    assert set(seen) == set(type(engine._script.defects.alpaca).model_fields)
+
+
+def test_in_chat_the_mark_stands_before_every_alpaca_item():
+    text = ask(
+        script("plain"), chat(ALPACA.removesuffix(f"{MARK}\n5. Instruction:") + "Write numbers 5 to 7.", "alpaca/chat")
+    ).text
+    assert re.findall(rf"^{MARK}\n(\d+)\. Instruction:", text, re.MULTILINE) == ["5", "6", "7"]
+
+
+@pytest.mark.parametrize("prefill", ["", "Example 1"])
+def test_every_planned_instance_defect_stands_where_the_plan_says_and_no_other_does(prefill):
+    engine, seen = script("defects"), Counter()
+    for seed in range(200):
+        request = chat("Task: sort", "input-first/chat", prefill).model_copy(update={"seed": seed})
+        reply = ask(engine, request)
+        plan = [(planted.item, planted.defect.removeprefix("instances.")) for planted in engine.plan(request)]
+        seen.update(defect for _, defect in plan)
+        whole = prefill + reply.text
+        assert ("Output:" not in whole) == ((None, "no_marker") in plan) or reply.finish == "length"
+        blocks = [block for block in re.split(r"^Example \d+\n", whole, flags=re.MULTILINE) if block]
+        pairs = [re.fullmatch(r"(?:Input: (.*)\n)?Output: ?(.*)\n?", block) for block in blocks]
+        for at, pair in enumerate(pairs):
+            if pair is None:
+                assert {(None, "no_marker"), (at, "truncated")} & set(plan)
+                continue
+            if (at, "truncated") in plan:
+                continue
+            given_input, output = pair.groups()
+            assert (output == "") == ((at, "empty_output") in plan)
+            assert (output == given_input) == ((at, "same_as_input") in plan)
+            assert output.endswith(":") == ((at, "ends_in_colon") in plan)
+        inputs = Counter(pair[1] for pair in pairs if pair and pair[1])
+        assert (max(inputs.values(), default=0) > 1) == any(defect == "conflict" for _, defect in plan) or (
+            reply.finish == "length"
+        )
+    assert set(seen) == set(type(engine._script.defects.instances).model_fields)
+
+
+@pytest.mark.parametrize("prefill", ["", "Class label:"])
+def test_every_planned_label_defect_stands_where_the_plan_says(prefill):
+    engine, seen = script("defects"), Counter()
+    for seed in range(200):
+        request = chat("Task: sort", "output-first/chat", prefill).model_copy(update={"seed": seed})
+        reply = ask(engine, request)
+        whole = prefill + reply.text
+        blocks = re.findall(r"^Class label: (.*)(?:\n(.*))?", whole, re.MULTILINE)
+        for planted in engine.plan(request):
+            seen[defect := planted.defect.removeprefix("labels.")] += 1
+            if defect == "no_marker":
+                assert not blocks
+            elif defect == "truncated":
+                assert reply.finish == "length"
+            elif defect == "same_as_input":
+                assert blocks[planted.item][0] == blocks[planted.item][1]
+            else:
+                assert blocks[0][1] == blocks[1][1] and blocks[0][0] != blocks[1][0]
+    assert set(seen) == set(type(engine._script.defects.labels).model_fields) - ({"no_marker"} if prefill else set())
+
+
+def test_planned_answer_defects_are_what_the_reply_says():
+    engine, seen = script("defects"), set()
+    for seed in range(100):
+        request = chat("Why?").model_copy(update={"seed": seed})
+        reply = ask(engine, request)
+        (defect,) = [planted.defect.removeprefix("answer.") for planted in engine.plan(request)] or [""]
+        seen.add(defect)
+        assert (reply.text == "") == (defect == "empty")
+        assert (reply.text == "...") == (defect == "punctuation")
+        assert reply.text.startswith("I'm sorry") == (defect == "refusal")
+    assert len(seen) == 5
+
+
+# Yes and no.
+
+
+@given(seed=st.integers(0, 10**6), logprobs=st.integers(1, 5))
+def test_the_log_probabilities_favour_what_was_said(seed, logprobs):
+    request = Request(
+        prompt="Task: x\nClassification:",
+        seed=seed,
+        purpose="classify/x",
+        sampling=Sampling(max_tokens=3, logprobs=logprobs),
+    )
+    reply = ask(ENGINES["plain"], request)
+    assert reply.text in (" Yes", " No")
+    assert max(reply.first_token, key=reply.first_token.__getitem__) == reply.text
+    assert len(reply.first_token) == min(logprobs, 2)
+    assert sum(map(math.exp, reply.first_token.values())) <= 1 + 1e-9
+
+
+def test_yes_comes_as_often_as_the_script_says():
+    engine = Scripted("s", Script.model_validate({"writers": {"yes": 0.8}}))
+    words = Counter(reply.text for reply in ask_all(engine, [chat(f"{n}", "classify/chat") for n in range(1000)]))
+    assert 750 < words["Yes"] < 850
+
+
+def test_log_probabilities_are_given_only_when_asked_for():
+    assert ask(script("plain"), chat("x", "classify/chat")).first_token == {}
+
+
+# Rules.
+
+
+def test_the_first_rule_that_fits_by_glob_and_pattern_decides():
+    engine = script("rules")
+    assert ask(engine, chat("about Bees", "bootstrap/chat")).text == "9. Count the bees.\n10. Name the queen."
+    assert "bees" not in ask(engine, chat("about wasps", "bootstrap/chat")).text
+    assert "bees" not in ask(engine, chat("about Bees", "answer/chat")).text
+    assert ask(engine, chat("Label this")).text.startswith("Class label:")
+
+
+def test_replies_are_picked_by_the_hash():
+    engine = script("rules")
+    picked = [ask(engine, chat(f"{n}", "judge/x")) for n in range(60)]
+    assert {reply.text for reply in picked} == {"Score: 1", "Score: 2", "Score: 3"}
+    assert {reply.fingerprint for reply in picked} == {"fp_1"}
+    assert picked[0] == ask(engine, chat("0", "judge/x"))
+
+
+def test_a_literal_reply_keeps_to_stop_strings_tokens_and_prefill():
+    engine = script("rules")
+    bees = ("Bees", "bootstrap/chat")
+    assert ask(engine, chat(*bees, prefill="9.")).text == " Count the bees.\n10. Name the queen."
+    assert ask(engine, chat(*bees, stop=("\n10",))).text == "9. Count the bees."
+    cut = ask(engine, chat(*bees, max_tokens=3))
+    assert (cut.text, cut.finish) == ("9. Count the", "length")
+
+
+def test_a_rule_may_end_a_text_as_it_likes_unless_it_is_cut_before():
+    engine = script("rules")
+    assert ask(engine, chat("Half")).finish == "content_filter"
+    assert ask(engine, chat("Half", max_tokens=2)).finish == "length"
+
+
+def test_reasoning_is_kept_apart_and_eats_the_tokens():
+    engine = script("rules")
+    reply = ask(engine, chat("Think", max_tokens=10))
+    assert (reply.text, reply.reasoning, reply.model) == ("done", "one two three four five", "thinker-2")
+    assert (reply.usage.completion, reply.usage.reasoning) == (6, 5)
+    spent = ask(engine, chat("Think", max_tokens=4))
+    assert spent.error and spent.error.kind == "thinking"
+    assert (spent.text, spent.reasoning) == ("", "one two three four")
+
+
+def test_a_failure_of_one_request_is_a_reply():
+    reply = ask(script("rules"), chat("Forbidden"))
+    assert reply.error and (reply.error.kind, reply.error.message) == ("content_policy", "not that")
+
+
+def test_a_rule_for_one_call_leaves_the_others_alone():
+    engine = Scripted("s", Script.model_validate({"rule": [{"calls": [2, 4], "reply": "now"}]}))
+    assert [ask(engine, chat("x")).text == "now" for _ in range(5)] == [False, True, False, True, False]
+
+
+def test_a_rule_can_fail_the_engine():
+    engine = Scripted("scripted/x", Script.model_validate({"rule": [{"match": "x", "fail": "key refused"}]}))
+    with pytest.raises(EngineError, match="scripted/x: key refused"):
+        ask(engine, chat("x"))
+    assert ask(engine, chat("y")).text
+
+
+def test_a_rule_that_fails_the_engine_plans_nothing():
+    engine = Scripted(
+        "s", Script.model_validate({"defects": {"answer": {"empty": 1}}, "rule": [{"match": "x", "fail": "no"}]})
+    )
+    assert [len(engine.plan(chat(text))) for text in "xy"] == [0, 1]
+
+
+def test_a_rule_without_outcome_changes_only_what_it_names():
+    engine = Scripted("s", Script.model_validate({"seed": 7, "rule": [{"model": "m", "delay_ms": 0}]}))
+    assert ask(engine, tasks(1)) == ask(script("plain"), tasks(1)).model_copy(update={"model": "m"})
+
+
+# Failure and time.
+
+
+def test_the_outage_begins_after_so_many_calls():
+    engine = script("failures")
+    for n in range(40):
+        ask(engine, chat(f"{n}"))
+    for _ in range(2):
+        with pytest.raises(EngineError, match="the model is gone"):
+            ask(engine, chat("again"))
+
+
+def test_an_outage_of_some_time_ends():
+    engine = Scripted("s", Script.model_validate({"outage": {"after": 1, "seconds": 0.05}}))
+    assert ask(engine, chat("x")).text
+    with pytest.raises(EngineError):
+        ask(engine, chat("x"))
+    time.sleep(0.06)
+    assert ask(engine, chat("x")).text
+
+
+def test_requests_fail_as_often_and_in_the_ways_that_the_script_says():
+    plain = script("failures")._script
+    engine = Scripted("s", plain.model_copy(update={"outage": None, "rule": ()}))
+    requests = [chat(f"{n}") for n in range(2000)]
+    kinds = Counter()
+    for request, reply in zip(requests, ask_all(engine, requests), strict=True):
+        plan = engine.plan(request)
+        kinds[reply.error.kind if reply.error else None] += 1
+        assert bool(reply.error) == any(planted.defect.startswith("any.") for planted in plan)
+        assert not (reply.error and reply.text)
+    # Three attempts in a row fail with 0.5³; of the rest each kind takes a twentieth.
+    assert 280 < kinds["gave_up"] < 400
+    assert all(60 < kinds[kind] < 120 for kind in ("content_policy", "malformed", "thinking"))
+
+
+def test_late_requests_overtake_early_ones():
+    engine, done = script("slow"), []
+
+    async def one(n: int) -> None:
+        await engine.complete(chat(f"{n}"))
+        done.append(n)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(one, range(40)))
+
+    asyncio.run(all_of_them())
+    assert sorted(done) == list(range(40)) != done
+
+
+def test_latency_is_log_normal_about_its_median():
+    engine = Scripted("s", Script.model_validate({"latency": {"median_ms": 20, "sigma": 0.5}}))
+    delays = sorted(_delay_ms(engine, chat(f"{n}")) for n in range(2000))
+    assert 19 < delays[1000] < 21
+    assert 1.5 < delays[1682] / delays[1000] < 1.8  # one sigma: e^0.5
+
+
+def _delay_ms(engine: Scripted, request: Request) -> float:
+    """The time that a call would sleep, without sleeping."""
+    slept: list[float] = []
+
+    async def note(seconds: float) -> None:
+        slept.append(seconds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("selfinstruct.engines.scripted.asyncio.sleep", note)
+        coroutine = engine.complete(request)
+        with pytest.raises(StopIteration):
+            coroutine.send(None)
+    return slept[0] * 1000
+
+
+def test_attempts_that_failed_cost_time():
+    def total(rate: float) -> float:
+        table = {"latency": {"median_ms": 10, "sigma": 0}, "transient": {"rate": rate, "wait_ms": 5}}
+        return sum(_delay_ms(Scripted("s", Script.model_validate(table)), chat(f"{n}")) for n in range(300))
+
+    assert total(0) == pytest.approx(3000)
+    assert total(0.5) > 4000
+    assert total(1) == pytest.approx(300 * (4 * 10 + 3 * 5))
+
+
+def test_a_reply_without_latency_still_lets_others_run():
+    async def race() -> list[str]:
+        order: list[str] = []
+
+        async def reply() -> None:
+            await script("plain").complete(chat("x"))
+            order.append("reply")
+
+        async def other() -> None:
+            order.append("other")
+
+        await asyncio.gather(reply(), other())
+        return order
+
+    assert asyncio.run(race()) == ["other", "reply"]
+
+
+# Opening.
+
+
+@pytest.mark.parametrize("name", ["scripted", "scripted/", "scripted/demo"])
+def test_the_demo_needs_no_file(name):
+    engine = open_engine(name)
+    assert isinstance(engine, Engine)
+    assert engine.facts() == {"script": "demo"}
+    assert ask(engine, chat("Hello")).text
+
+
+def test_a_script_is_named_by_its_path_and_known_by_its_digest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.toml").write_text('concurrency = 3\nstyles = ["completion"]\n')
+    engine = open_engine("scripted/x.toml")
+    assert (engine.name, engine.concurrency, engine.styles) == ("scripted/x.toml", 3, ("completion",))
+    absolute = open_engine(f"scripted/{tmp_path / 'x.toml'}", Options(concurrency=5))
+    assert (absolute.name, absolute.concurrency) == (f"scripted/{tmp_path}/x.toml", 5)
+    assert engine.facts()["script_sha256"] == absolute.facts()["script_sha256"]
+    asyncio.run(engine.close())
+
+
+def test_concurrency_and_styles_have_defaults():
+    engine = script("plain")
+    assert (engine.concurrency, engine.styles) == (16, ("prefill", "chat", "completion"))
+
+
+def test_a_script_that_is_not_there_is_a_wrong_command():
+    with pytest.raises(UsageError, match=r"there is no script 'nowhere\.toml'"):
+        open_engine("scripted/nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("seed = \n", r"x\.toml:1: not TOML"),
+        ("speed = 1\n", r"x\.toml: speed: there is no such key"),
+        ('seed = "many"\n', r"x\.toml: seed: .*integer.*not 'many'"),
+        ('styles = ["talk"]\n', r"x\.toml: styles\.1: .*not 'talk'"),
+        ("[defects.tasks]\nnear_duplicate = 1.5\n", r"x\.toml: defects\.tasks\.near_duplicate: .*not 1\.5"),
+        ("[defects.tasks]\nugly = 0.5\n", r"x\.toml: defects\.tasks\.ugly: there is no such key"),
+        ("[defects.answer]\nempty = 0.6\nrefusal = 0.6\n", r"x\.toml: defects: the shares of answer add up"),
+        ('[[rule]]\nreply = "a"\n[[rule]]\nmatch = "("\n', r"x\.toml: rule\.2\.match: not a regular expression"),
+        ('[[rule]]\nreply = "a"\nwrite = "tasks"\n', r"x\.toml: rule\.1: a rule has one outcome, .* reply and write"),
+        ('[[rule]]\nerror = {kind = "tired", message = "m"}\n', r"x\.toml: rule\.1\.error\.kind: .*not 'tired'"),
+        ("[outage]\nseconds = 1\n", r"x\.toml: outage\.after: Field required"),
+    ],
+)
+def test_a_wrong_script_is_refused_by_file_key_and_value(tmp_path, content, complaint):
+    path = tmp_path / "x.toml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=complaint) as caught:
+        open_scripted(str(path), Options())
+    assert caught.value.hint
+
+
+def test_a_script_that_is_not_text_is_refused(tmp_path):
+    (tmp_path / "x.toml").write_bytes(b"seed = 1 # \xff")
+    with pytest.raises(InputError, match=r"x\.toml: .*utf-8"):
+        open_scripted(str(tmp_path / "x.toml"), Options())
+
+
+# The grammar.
+
+
+def written(count: int) -> list[str]:
+    engine = script("plain")
+    lines: list[str] = []
+    for reply in ask_all(engine, [tasks(seed) for seed in range(math.ceil(count / 7))]):
+        lines += [text for _, text in numbered(reply, 5)]
+    return lines[:count]
+
+
+def test_instructions_stay_novel():
+    index = NoveltyIndex(0.7)
+    for text in written(3000):
+        if index.nearest(text) is None:
+            index.add(text)
+    assert len(index) > 0.9 * 3000
+
+
+def test_instructions_offend_against_no_other_rule():
+    texts = written(5000)
+    assert all(4 <= len(text.split()) <= 60 for text in texts)
+    assert all(re.fullmatch(r"[A-Z][^\d:]*[.?]|[A-Z][^\d]*: which [^\d:]*\?", text) for text in texts)
+    assert not [text for text in texts if WORDING.search(text)]
+    assert not [
+        text for text in texts if re.search(r"\b[aA] (?!eulogy)[aeio]|\ban [^aeioh]|[{}]|  | [.,?]|\bExample\b", text)
+    ]
+    openings = Counter(" ".join(text.split()[:3]) for text in texts)
+    assert max(openings.values()) < 0.02 * len(texts)
+
+
+def test_the_writers_draw_only_from_their_own_chance():
+    random.seed(1)
+    first = ask(script("defects"), tasks(4))
+    random.seed(2)
+    assert ask(script("defects"), tasks(4)) == first
+
+
+# The page about it.
+
+PAGE = (Path(__file__).parent.parent / "docs" / "scripted.md").read_text()
+
+
+@pytest.mark.parametrize("block", re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL))
+def test_every_script_on_the_page_is_one(block, tmp_path):
+    (tmp_path / "x.toml").write_text(block)
+    assert open_scripted(str(tmp_path / "x.toml"), Options())
+
+
+def test_the_page_shows_the_defaults_and_names_every_key():
+    shown = tomllib.loads(re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[0])
+    shown.pop("outage")
+    assert Script.model_validate(shown) == Script()
+    defects = Script().defects.model_dump()
+    assert not [key for table in defects.values() for key in table if f"`{key}`" not in PAGE]
+    assert not [key for key in Rule.model_fields if not re.search(rf"^{key} = ", PAGE, re.MULTILINE)]
+
+
+def test_the_page_shows_a_plan_as_it_prints():
+    assert repr(Planted(3, "tasks.near_duplicate")) in PAGE

@@ -1,0 +1,671 @@
+"""Seeds and datasets: what is written is read back, and what is wrong is named by its line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tracemalloc
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from selfinstruct.encodings import encode
+from selfinstruct.errors import InputError, StorageError, UsageError
+from selfinstruct.formats import FORMATS, LIMIT, read_dataset, read_row, read_seeds, row, write_dataset
+from selfinstruct.records import Record
+
+TRAPS = [
+    "{x} {{y}} {{{z}}} {% raw %}",
+    "%s %(a)d %%",
+    "### Instruction:\n###",
+    "<noinput>",
+    "<|im_start|>assistant\n[INST] <s> Human: </s>",
+    "</script><!-- & ]]>",
+    "👩‍👩‍👧 שלום مرحبا \u202eabc\u202c",
+    "a\r\nb\rc\td\v\f",
+    "one\u2028two\u2029three\x85four\x1cfive",
+    '"quoted" \\ \\u0041 \\ud800',
+    "\ufeffmark",
+    " \n edges \n ",
+    "'''\"\"\"```",
+]
+text = st.one_of(st.text(max_size=40), st.sampled_from(TRAPS))
+plain = st.builds(Record, instruction=text, input=text, output=text, system=text, reasoning=text)
+records = st.lists(plain, min_size=1, max_size=5)
+
+seed_text = text.map(lambda t: t.replace("\0", ""))
+seed_row = st.fixed_dictionaries(
+    {"instruction": seed_text.map(lambda t: t + "x"), "input": seed_text, "output": seed_text},
+    optional={"id": st.integers(), "topic": st.none() | st.text() | st.floats(allow_nan=False, allow_infinity=False)},
+)
+seed_rows = st.lists(
+    seed_row, min_size=1, max_size=6, unique_by=lambda r: (r["instruction"], r["input"], r["output"])
+).map(lambda rows: [{**r, "id": i} if "id" in r else r for i, r in enumerate(rows)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("formats")
+
+
+def shown(found: Any) -> list[tuple[str, ...]]:
+    return [(r.instruction, r.input, r.output, r.system, r.reasoning) for r in found]
+
+
+def lines(*rows: object) -> bytes:
+    return b"".join(json.dumps(r).encode() + b"\n" for r in rows)
+
+
+def asked(record: Record) -> str:
+    return record.instruction + ("\n\n" + record.input if record.input else "")
+
+
+# What each format can carry of (instruction, input, output, system, reasoning)
+CARRIED = {
+    "alpaca": lambda r: (r.instruction, r.input, r.output, "", ""),
+    "self-instruct": lambda r: (r.instruction, r.input, r.output, "", ""),
+    "messages": lambda r: (asked(r), "", r.output, r.system, r.reasoning),
+    "openai": lambda r: (asked(r), "", r.output, r.system, ""),
+    "sharegpt": lambda r: (asked(r), "", r.output, r.system, ""),
+    "trl": lambda r: (asked(r), "", r.output, r.system, ""),
+    "gpt3": lambda r: ((said := encode(r, Random(r.id)))[0], "", said[1], "", ""),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [(name, ending) for name in FORMATS for ending in (".json", ".jsonl") if (name, ending) != ("openai", ".json")],
+)
+def test_what_is_written_is_read_back(name: str, ending: str, folder: Path) -> None:
+    path = folder / f"back-{name}{ending}"
+
+    @settings(max_examples=30)  # each waits for the disk
+    @given(records)
+    @example([Record(instruction=trap, input=trap, output=trap, system=trap, reasoning=trap) for trap in TRAPS])
+    def law(rows: list[Record]) -> None:
+        assert write_dataset(rows, path, name) == [path]
+        assert sorted(shown(read_dataset(path))) == sorted(CARRIED[name](r) for r in rows)
+        if name != "self-instruct":  # which gathers the instances of a task
+            assert shown(read_dataset(path)) == [CARRIED[name](r) for r in rows]
+
+    law()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_row_is_one_line_for_any_reader_and_its_keys_never_change_places(name: str, folder: Path) -> None:
+    path = folder / f"lines-{name}.jsonl"
+
+    @settings(max_examples=30)  # each waits for the disk
+    @given(records)
+    def law(rows: list[Record]) -> None:
+        write_dataset(rows, path, name)
+        content = path.read_bytes()
+        assert content.decode().splitlines() == content.decode().removesuffix("\n").split("\n")
+        assert len({tuple(json.loads(line)) for line in content.splitlines()}) == 1
+        assert b"\r" not in content and content.endswith(b"\n")
+        write_dataset(read_dataset(path), folder / "second.jsonl", name)
+        if name not in ("self-instruct", "gpt3"):  # one names nameless tasks by content, one encodes anew
+            assert (folder / "second.jsonl").read_bytes() == content
+
+    law()
+
+
+@given(records)
+def test_a_shard_line_gives_the_record_back(rows: list[Record]) -> None:
+    columns = ("id", "instruction", "input", "output", "system", "reasoning")
+    for record in rows:
+        line = row(record, columns)
+        assert shown([read_row(line)]) == shown([record])
+        assert list(json.loads(line)) == list(columns)
+        assert read_row(line).task == record.id
+        assert len(line.splitlines()) == 1
+        assert tuple(json.loads(row(record, columns[:4]))) == columns[:4]
+
+
+tasks = st.lists(
+    st.tuples(
+        seed_text.map(lambda t: t + "x"),
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8),
+        st.booleans(),
+        st.lists(st.tuples(seed_text, seed_text), min_size=1, max_size=4, unique=True),
+    ),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda t: t[0],
+)
+
+
+@settings(max_examples=30)
+@given(tasks, st.sampled_from([".json", ".jsonl"]), st.randoms(use_true_random=False))
+def test_seed_tasks_keep_their_instances_however_the_records_lie(
+    folder: Path, tasks: list[Any], ending: str, random: Any
+) -> None:
+    seeds = [
+        Record(instruction=what, input=i, output=o, name=name, classification=yes, task=f"task_{n}")
+        for n, (what, name, yes, instances) in enumerate(tasks)
+        for i, o in instances
+    ]
+    path = folder / f"tasks{ending}"
+    write_dataset(seeds, path, "self-instruct")
+    assert read_seeds(path) == seeds
+    mixed = seeds.copy()
+    random.shuffle(mixed)
+    write_dataset(mixed, path, "self-instruct")
+    assert {r.model_dump_json() for r in read_seeds(path)} == {r.model_dump_json() for r in seeds}
+
+
+def test_two_instructions_under_one_task_are_written_as_two_tasks(tmp_path: Path) -> None:
+    one, two = Record(instruction="Sort.", task="t"), Record(instruction="Sort it.", task="t")
+    (path,) = write_dataset([one, two], tmp_path / "t.jsonl", "self-instruct")
+    assert [r.task for r in read_seeds(path)] == ["t", two.id]
+
+
+# Seeds
+
+
+def test_the_schema_of_the_original_seed_file_loads(tmp_path: Path) -> None:
+    path = tmp_path / "seed_tasks.jsonl"
+    path.write_text(
+        '{"id": "seed_task_0", "name": "plan", "instruction": "Plan a day.", '
+        '"instances": [{"input": "", "output": "Rest."}], "is_classification": false}\n'
+        '{"id": "seed_task_1", "name": "mood", "instruction": "Tell the mood.", "motivation_app": "Mail", '
+        '"instances": [{"input": "Hooray", "output": "glad"}, {"input": "Alas", "output": "sad"}], '
+        '"is_classification": true}\n'
+    )
+    mood = {"instruction": "Tell the mood.", "name": "mood", "classification": True, "task": "seed_task_1"}
+    assert read_seeds(path) == [
+        Record(instruction="Plan a day.", output="Rest.", name="plan", classification=False, task="seed_task_0"),
+        Record(input="Hooray", output="glad", **mood),
+        Record(input="Alas", output="sad", **mood),
+    ]
+
+
+def test_a_seed_without_an_id_is_named_by_its_content_and_may_lack_its_output(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.json"
+    path.write_text('[{"instruction": "مرتب کن", "input": null}, {"id": 7, "instruction": "b", "output": "c"}]')
+    first, second = read_seeds(path)
+    assert (first.instruction, first.input, first.output) == ("مرتب کن", "", "")
+    assert (first.task, second.task, first.origin) == (first.id, "7", "seed")
+
+
+@given(seed_rows, st.data())
+def test_byte_order_mark_crlf_blank_lines_and_layout_change_nothing(folder: Path, rows: list[Any], data: Any) -> None:
+    plain, dressed = folder / "plain.jsonl", folder / "dressed.json"
+    plain.write_bytes(lines(*rows))
+    expected = read_seeds(plain)
+    assert [r.instruction for r in expected] == [r["instruction"] for r in rows]
+
+    end = data.draw(st.sampled_from([b"\n", b"\r\n"]))
+    blank = st.sampled_from([b"", end, b" \t" + end, end * 3])
+    mark = data.draw(st.sampled_from([b"", b"\xef\xbb\xbf"]))
+    body = b"".join(data.draw(blank) + json.dumps(r, ensure_ascii=False).encode() + end for r in rows)
+    dressed.write_bytes(mark + body + data.draw(blank))
+    assert read_seeds(dressed) == expected
+    dressed.write_bytes(mark + body.rstrip())
+    assert read_seeds(dressed) == expected
+
+    listed = json.dumps(rows, ensure_ascii=data.draw(st.booleans()), indent=data.draw(st.sampled_from([None, 0, 4])))
+    dressed.write_bytes(mark + data.draw(blank) + listed.encode().replace(b"\n", end) + data.draw(blank))
+    assert read_seeds(dressed) == expected
+
+
+GOOD = [{"instruction": f"Do {i}.", "output": "Done."} for i in range(6)]
+BAD_LINES = [
+    b"{",
+    b"not json",
+    b'{"instruction": "a"} {"instruction": "b"}',
+    b'{"instruction": "a"},',
+    b'"text"',
+    b"12",
+    b"null",
+    b"{}",
+    b'{"input": "a"}',
+    b'{"instruction": 3}',
+    b'{"instruction": null}',
+    b'{"instruction": ["a"]}',
+    b'{"instruction": "a", "input": {}}',
+    b'{"instruction": "a", "output": false}',
+    b'{"instruction": "a", "id": 1.5}',
+    b'{"instruction": "a", "id": true}',
+    b'{"instruction": ""}',
+    b'{"instruction": " \\n"}',
+    b'{"instruction": "a", "score": NaN}',
+    b'{"instruction": "a", "score": -Infinity}',
+    b'{"instruction": "a", "score": ' + b"9" * 5000 + b"}",
+    b'{"instruction": "a", "deep": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+    b'{"instruction": "a\\u0000"}',
+    b'{"instruction": "a", "output": "\\ud83d"}',
+    b'{"instruction": "a\0"}',
+    b'{"instruction": "\xff"}',
+    b'{"instruction": "\xed\xa0\x80"}',
+    b'{"instruction": "tab\there"}',
+    b'{"instruction": "a", "instances": []}',
+    b'{"instruction": "a", "instances": {}}',
+    b'{"instruction": "a", "instances": ["b"]}',
+    b'{"instruction": "a", "instances": [{"input": 3}]}',
+    b'{"instruction": "a", "instances": [{}, {}]}',
+    b'{"instances": [{}]}',
+    b'{"instruction": "a", "instances": [{}], "is_classification": "Yes"}',
+    b'{"instruction": "a", "history": [["b", "c"]]}',
+]
+
+
+@given(st.integers(0, len(GOOD)), st.sampled_from(BAD_LINES), st.booleans(), st.booleans())
+def test_a_bad_line_is_named_by_its_number(folder: Path, at: int, bad: bytes, blank: bool, listed: bool) -> None:
+    rows = [json.dumps(r).encode() for r in GOOD]
+    rows.insert(at, bad)
+    number = at + 1
+    if blank:
+        rows.insert(0, b"")
+        number += 1
+    content = b"\n".join(rows)
+    if listed:
+        skip = 1 if blank else 0
+        content = b"\n" * skip + b"[" + b",\n".join(rows[skip:]) + b"]"
+    path = folder / "bad.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_seeds(path)
+    assert caught.value.message.startswith(f"{path}:{number}: ")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no tasks"),
+        (b"\n \r\n", "no tasks"),
+        (b"\xef\xbb\xbf", "no tasks"),
+        (b"[]", "no tasks"),
+        (b"[ ]\n", "no tasks"),
+        (b'"seeds"', ":1: a row must be an object, found text: 'seeds'"),
+        (b"Sort a list.\nSum it.\n", ":1: not JSON: Expecting value (column 1)"),
+        (b'{"instruction": "a"', ":1: not JSON: Expecting ',' delimiter (column 20)"),
+        (b'[{"instruction": "a"}', ":1: not JSON: wanted a comma, or the closing bracket of the list"),
+        (b'[{"instruction": "a"},\n]', ":2: not JSON: Expecting value (column 1)"),
+        (b'[\n{"instruction": "a"}\n{"instruction": "b"}]', ":3: not JSON: wanted a comma"),
+        (b'[\n{"instruction": "a"}]\n[]', ":3: not JSON: there is more after"),
+        (b'[\n\n {"instruction" "a"}]', ":3: not JSON: Expecting ':' delimiter (column 17)"),
+        (b'[{"instruction": "a"}, {"instruction": 3}]', ":1: item 2: `instruction` must be text, found a number: 3"),
+        (b'[{"instruction": "a"}, {"instruction": "a"}]', "item 2: the same task as "),
+        (b"\n[\n", ":3: not JSON: Expecting value"),
+        (b'{"input": "x"}', ":1: no `instruction`; there is 'input'"),
+        (
+            b'{"instruction": "a", "instances": [{"output": 1}]}',
+            "`instances[0].output` must be text, found a number: 1",
+        ),
+        (b'{"instruction": "a", "instances": [{}, {}]}', "two of its instances are the same"),
+        (b'{"instruction": "a", "id": 1}\n\n{"instruction": "b", "id": "1"}', ":3: the id '1' is taken by "),
+        (b'{"instruction": "a"}\n{"instruction": "a", "input": "", "id": "z"}', ":2: the same task as "),
+        ('{"instruction": "a"}'.encode("utf-16"), ":1: not UTF-8: the byte 0xff"),
+        ('{"instruction": "a"}'.encode("utf-16-le"), ":1: a NUL character"),
+        (b'{"instruction": "a"}\n{"instruction": "\xc3', ":2: not UTF-8: the byte 0xc3"),
+        (b'[\n{"instruction": "a"},\n"\xc3', ":3: not UTF-8: the byte 0xc3"),
+    ],
+)
+def test_a_malformed_seed_file_says_where_and_what(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "seeds.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_seeds(path)
+    assert caught.value.message.startswith(f"{path}:") and message in caught.value.message
+    assert caught.value.hint
+
+
+def test_both_lines_of_a_pair_of_twins_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    path.write_bytes(lines({"instruction": "a"}, {"instruction": "b"}, {"instruction": "a"}))
+    with pytest.raises(InputError) as caught:
+        read_seeds(path)
+    assert caught.value.message == f"{path}:3: the same task as {path}:1"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["instruction", "input", "output", "instances", "messages", "role", "content", "id", "prompt"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.binary(max_size=80) | st.lists(json_values, max_size=3).map(lambda v: lines(*v)) | json_values.map(lines))
+def test_no_bytes_at_all_make_a_traceback(folder: Path, content: bytes) -> None:
+    path = folder / "any"
+    path.write_bytes(content)
+    for read in (read_seeds, lambda path: list(read_dataset(path))):
+        try:
+            assert read(path)
+        except InputError as error:
+            assert error.message.startswith(f"{path}:")
+
+
+@pytest.mark.parametrize("opening", [b'{"instruction": "', b'[{"instruction": "'])
+def test_an_endless_line_is_refused_without_being_held(opening: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    path.write_bytes((b"\n" if opening[:1] == b"[" else lines(GOOD[0])) + opening + b"x" * 60_000_000)
+    tracemalloc.start()
+    with pytest.raises(InputError) as caught:
+        read_seeds(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert caught.value.message.startswith(f"{path}:2: ") and f"{LIMIT:,}" in caught.value.message
+    assert peak < 5 * LIMIT
+    if opening[:1] == b"{":
+        assert "60,000,017 bytes" in caught.value.message
+
+
+def test_a_long_file_on_one_line_or_many_is_read_across_its_chunks(tmp_path: Path) -> None:
+    rows = [Record(instruction=f"{i} é👍", input="…" * (i * 997 % 40_000), output=str(i)) for i in range(120)]
+    rows.insert(60, Record(instruction="big", output="ü" * 4_000_000))
+    listed, on_one_line = tmp_path / "list.json", tmp_path / "line.json"
+    write_dataset(rows, listed, "alpaca")
+    on_one_line.write_bytes(listed.read_bytes().replace(b",\n", b", "))
+    write_dataset(rows, tmp_path / "lines.jsonl", "alpaca")
+    assert listed.stat().st_size > LIMIT
+    for path in (listed, on_one_line, tmp_path / "lines.jsonl"):
+        assert shown(read_dataset(path)) == shown(rows)
+
+
+@pytest.mark.parametrize("flaw", [b"\xff", b"\0", b"\x01"])
+def test_a_flaw_deep_in_a_long_list_is_named_by_its_line(flaw: bytes, tmp_path: Path) -> None:
+    rows = [{"instruction": str(i), "notes": ["x" * 50] * 500, "output": ""} for i in range(100)]
+    content = json.dumps(rows, indent=1).encode()
+    assert len(content) > 2 << 20
+    path = tmp_path / "long.json"
+    for at in range(100_000, len(content), 400_000):
+        at = content.index(b"xxx", at)
+        line = content.count(b"\n", 0, at) + 1
+        path.write_bytes(content[:at] + flaw + content[at:])
+        with pytest.raises(InputError) as caught:
+            list(read_dataset(path))
+        assert caught.value.message.startswith(f"{path}:{line}: ")
+
+
+@pytest.mark.parametrize("read", [read_seeds, lambda path: list(read_dataset(path))])
+def test_a_path_that_cannot_be_read_is_told_apart(read: Any, tmp_path: Path) -> None:
+    for missing in (tmp_path / "none.jsonl", Path(__file__) / "none.jsonl"):
+        with pytest.raises(InputError, match="no such file"):
+            read(missing)
+    with pytest.raises(InputError, match="folder"):
+        read(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(StorageError, match="cannot read"):
+        read(tmp_path / "loop")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_forbidden_file_is_a_storage_error(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    path.touch(mode=0o000)
+    with pytest.raises(StorageError, match="Permission denied"):
+        read_seeds(path)
+
+
+# Datasets
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ({"instruction": "a", "output": "b", "score": 1}, ("a", "", "b", "", "")),
+        ({"instruction": "", "input": None, "output": ""}, ("", "", "", "", "")),
+        ({"instruction": "a", "output": "b", "system": "s", "reasoning": "r"}, ("a", "", "b", "s", "r")),
+        ({"instruction": "a", "instances": [{"input": "i", "output": "b"}]}, ("a", "i", "b", "", "")),
+        ({"instruction": "a", "context": "c", "response": "b", "category": "qa"}, ("a", "c", "b", "", "")),
+        ({"prompt": "a", "completion": " b"}, ("a", "", " b", "", "")),
+        (
+            {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "s"},
+            ("a", "", "b", "s", ""),
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "developer", "content": "s"},
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": "b", "reasoning_content": "r", "weight": 1},
+                ],
+                "prompt": "ignored",
+            },
+            ("a", "", "b", "s", "r"),
+        ),
+        (
+            {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
+            ("a", "", "b", "", ""),
+        ),
+    ],
+)
+def test_a_row_is_known_by_its_keys(raw: dict[str, Any], wanted: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(lines(raw))
+    (record,) = read_dataset(path)
+    assert shown([record]) == [wanted]
+    assert (record.task, record.origin) == (record.id, "dataset")
+
+
+def turns(*roles: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": "x"} for role in roles]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"messages": turns("user", "assistant", "user", "assistant")}, "a conversation of 4 turns"),
+        ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, "`history` makes this"),
+        ({"prompt": turns("user", "assistant", "user"), "completion": turns("assistant")}, "a conversation of 4"),
+        ({"messages": turns("user")}, "the turns are user; wanted: user, assistant"),
+        ({"messages": []}, "the turns are none"),
+        ({"messages": turns("assistant", "user")}, "the turns are assistant, user"),
+        ({"messages": turns("user", "tool")}, "`messages[1].role` is 'tool'"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "`messages[0].content` must be text"),
+        ({"messages": "hello"}, "`messages` must be a list, found text: 'hello'"),
+        ({"conversations": ["a", "b"]}, "`conversations[0]` must be an object, found text: 'a'"),
+        ({"prompt": "a", "completion": turns("assistant")}, "`prompt` must be a list"),
+        ({"instruction": "a"}, "no `output`; there is 'instruction'"),
+        ({"instruction": "a", "output": None}, "`output` must be text, found null"),
+        ({"instruction": "a", "instances": [{"input": "b"}]}, "no `instances[0].output`"),
+        ({"text": "a"}, "not a row of a known format; it has 'text'"),
+    ],
+)
+def test_a_row_that_cannot_be_read_whole_is_refused(raw: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(lines({"instruction": "a", "output": "b"}, raw))
+    found = read_dataset(path)
+    assert next(found).instruction == "a"
+    with pytest.raises(InputError) as caught:
+        next(found)
+    assert caught.value.message.startswith(f"{path}:2: {message}")
+
+
+def test_a_run_folder_is_read_by_its_shards_alone_and_in_order(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").touch()
+    (tmp_path / "rejected.jsonl").write_bytes(lines({"instruction": "no", "output": "no"}))
+    with pytest.raises(InputError, match="kept no rows yet"):
+        read_dataset(tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    for shard in (99999, 100000, 0):
+        record = Record(instruction=str(shard), output="é")
+        line = row(record, ("id", "instruction", "input", "output"))
+        (data / f"train-{shard:05d}.jsonl").write_text(line + "\n", encoding="utf-8")
+    (data / "train-100001.jsonl.part").write_text("{")
+    assert [r.instruction for r in read_dataset(tmp_path)] == ["0", "99999", "100000"]
+
+
+def test_a_folder_of_json_files_is_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    write_dataset([Record(instruction="b")], tmp_path / "b.json", "alpaca")
+    write_dataset([Record(instruction="a")], tmp_path / "a.jsonl", "trl")
+    (tmp_path / "notes.txt").write_text("no")
+    (tmp_path / ".hidden.json").write_text("no")
+    assert [r.instruction for r in read_dataset(tmp_path)] == ["a", "b"]
+
+
+def test_an_empty_dataset_is_told(tmp_path: Path) -> None:
+    (path,) = write_dataset([], tmp_path / "empty.json", "alpaca")
+    assert json.loads(path.read_text()) == []
+    with pytest.raises(InputError, match="no rows"):
+        list(read_dataset(path))
+
+
+def test_a_dataset_is_read_as_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_dataset((Record(instruction=f"{i}", output="x" * 1000) for i in range(5000)), path, "alpaca")
+    tracemalloc.start()
+    assert sum(1 for _ in read_dataset(path)) == 5000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000 < path.stat().st_size
+
+
+# Writing
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_writer_that_fails_midway_leaves_what_was_there(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("old")
+
+    def failing() -> Any:
+        yield Record(instruction="a")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(failing(), path, name)
+    with pytest.raises(InputError, match="surrogate"):
+        write_dataset([Record(instruction="a"), Record(instruction="b", output="\ud83d")], path, name)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
+    assert path.read_text() == "old"
+
+
+def test_a_dataset_can_be_rewritten_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_dataset([Record(instruction="a"), Record(instruction="b")], path, "alpaca")
+    write_dataset(read_dataset(path), path, "trl")
+    assert [r.instruction for r in read_dataset(path)] == ["a", "b"]
+
+
+def test_a_name_without_ending_is_a_folder(tmp_path: Path) -> None:
+    for name, form in FORMATS.items():
+        (path,) = write_dataset([Record(instruction="a")] * 10, tmp_path / "new" / "out", name)
+        assert path == tmp_path / "new" / "out" / f"{name}{form.ending}" and path.is_file()
+
+
+def test_a_target_that_cannot_be_written_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for wrong in ("out.csv", "out.v1", "file"):
+        with pytest.raises(UsageError, match="its name tells no format"):
+            write_dataset([], tmp_path / wrong, "alpaca")
+    with pytest.raises(UsageError, match="takes lines"):
+        write_dataset([], tmp_path / "out.json", "openai")
+    for impossible in (tmp_path / "file" / "out.json", tmp_path / ("x" * 300 + ".json")):
+        with pytest.raises(StorageError, match="cannot write"):
+            write_dataset([Record(instruction="a")], impossible, "alpaca")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_unknown_format_is_refused_with_the_list(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'Alpaca'") as caught:
+        write_dataset([], tmp_path / "out.json", "Alpaca")
+    assert all(name in caught.value.hint for name in FORMATS)
+
+
+def test_what_a_format_leaves_out_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [Record(instruction="a", system="s", reasoning="r")] * 12
+    with caplog.at_level(logging.WARNING, "selfinstruct"):
+        write_dataset(rows, tmp_path / "a.json", "alpaca")
+        write_dataset(rows, tmp_path / "m.jsonl", "messages")
+        write_dataset(rows[:9], tmp_path / "o.jsonl", "openai")
+    told = [r.getMessage().partition(": ")[2] for r in caplog.records]
+    assert told == [
+        "12 of 12 rows have a system, which the format alpaca leaves out",
+        "12 of 12 rows have a reasoning, which the format alpaca leaves out",
+        "9 of 9 rows have a reasoning, which the format openai leaves out",
+        "9 rows; fine-tuning at OpenAI wants at least 10",
+    ]
+
+
+def test_the_formats_look_as_the_trainers_want_them(tmp_path: Path) -> None:
+    record = Record(instruction="a", input="b", output="c", system="s", reasoning="r", task="t", parents=("p",))
+    asked = [{"role": "system", "content": "s"}, {"role": "user", "content": "a\n\nb"}]
+    answer = {"role": "assistant", "content": "c"}
+    said = {}
+    for name in FORMATS.keys() - {"self-instruct", "gpt3"}:
+        (path,) = write_dataset([record] * 10, tmp_path / f"{name}.jsonl", name)
+        said[name] = json.loads(path.read_bytes().splitlines()[0])
+    assert said == {
+        "alpaca": {"instruction": "a", "input": "b", "output": "c"},
+        "messages": {"messages": [*asked, {**answer, "reasoning_content": "r"}]},
+        "openai": {"messages": [*asked, answer]},
+        "trl": {"prompt": asked, "completion": [answer]},
+        "sharegpt": {
+            "conversations": [
+                {"from": "system", "value": "s"},
+                {"from": "human", "value": "a\n\nb"},
+                {"from": "gpt", "value": "c"},
+            ]
+        },
+    }
+    (path,) = write_dataset([record], tmp_path / "seeds.jsonl", "self-instruct")
+    assert json.loads(path.read_text()) == {
+        "id": "t",
+        "name": "",
+        "instruction": "a",
+        "instances": [{"input": "b", "output": "c"}],
+        "is_classification": False,
+    }
+
+
+def test_a_record_is_encoded_alike_in_every_gpt3_file_and_records_differ(tmp_path: Path) -> None:
+    tasks = [Record(instruction=f"Sort list {n}.", input="Words: b a", output="a b") for n in range(40)]
+    (path,) = write_dataset(tasks, tmp_path / "all.jsonl", "gpt3")
+    (other,) = write_dataset(reversed(tasks), tmp_path / "turned.jsonl", "gpt3")
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert path.read_bytes().splitlines() == other.read_bytes().splitlines()[::-1]
+    assert all(list(row) == ["prompt", "completion"] and row["completion"].endswith("<|endoftext|>") for row in rows)
+    assert len({row["prompt"].replace(task.instruction, "") for row, task in zip(rows, tasks, strict=True)}) > 7
+
+
+def test_a_shard_line_that_cannot_be_one_is_refused() -> None:
+    with pytest.raises(InputError, match="line 3: not JSON"):
+        read_row("{", "line 3")
+    with pytest.raises(InputError, match="surrogate"):
+        row(Record(instruction="\ud800"), ("id", "instruction"))
+
+
+@pytest.mark.filterwarnings("ignore")  # of a third party
+def test_hugging_face_datasets_loads_every_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    datasets.disable_progress_bars()
+    rows = [Record(instruction=trap, input="i", output=trap, system="s" * (n % 2)) for n, trap in enumerate(TRAPS)]
+    for name, columns in {
+        "alpaca": ["instruction", "input", "output"],
+        "messages": ["messages"],
+        "openai": ["messages"],
+        "sharegpt": ["conversations"],
+        "trl": ["prompt", "completion"],
+        "gpt3": ["prompt", "completion"],
+    }.items():
+        for ending in (".json", ".jsonl") if name != "openai" else (".jsonl",):
+            (path,) = write_dataset(rows, tmp_path / f"{name}{ending}", name)
+            loaded = datasets.load_dataset(
+                "json", data_files=str(path), split="train", cache_dir=str(tmp_path / f"cache-{name}{ending}")
+            )
+            assert loaded.column_names == columns
+            write_dataset(rows, tmp_path / "lines.jsonl", name)
+            lines = (tmp_path / "lines.jsonl").read_bytes().splitlines()
+            assert [loaded[i] for i in range(len(rows))] == [json.loads(line) for line in lines]
