@@ -20,6 +20,10 @@ after its marker and ends before the newline that precedes the next marker or th
 is only ever a value: it is never rendered as a template, and a marker inside it stays text.
 
 ``slots`` names every variable of the text with an example value; text and slots are checked against each other.
+
+A prompt may stand in a frame: ``evolve/deepen.md`` with ``frame: in-depth`` holds a method only, and the files of
+``evolve/frames/in-depth/`` what is said around it, one for each way of asking. Where a frame says ``{{ method }}`` the
+method's text goes; its front matter goes over the frame's. The whole has the name ``evolve/deepen/chat``.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from selfinstruct.engines import Message, Request, Role, Sampling
 from selfinstruct.errors import InputError, UsageError
+from selfinstruct.records import Direction
 from selfinstruct.resources import PROMPTS
 
 _FRONT_MATTER = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
@@ -54,6 +59,12 @@ class FrontMatter(BaseModel):
     about: str
     sampling: dict[str, Any] = Field(default_factory=dict)
     slots: dict[str, Any] = Field(default_factory=dict)
+    frame: str = ""
+    """The frame that the text stands in."""
+    direction: Direction | None = None
+    """Of a prompt that evolves: where it goes."""
+    added: tuple[int, int] | None = None
+    """Of a prompt that evolves: the words that it may add, at the least and at the most; None: the recipe's bounds."""
 
 
 class Prompt:
@@ -140,7 +151,7 @@ class Prompts:
         del self._environment.globals["lipsum"], self._environment.filters["random"]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._stored or self._path(name) is not None
+        return name in self._stored or self._path(name) is not None or self._framed(name) is not None
 
     def names(self) -> list[str]:
         """Every prompt there is, by name."""
@@ -171,13 +182,44 @@ class Prompts:
         """Where the prompt stands, and its whole text."""
         if name in self._stored:
             return f"journal:{name}", self._stored[name]
+        framed = self._framed(name)
+        if framed is not None:
+            return framed
         path = self._path(name)
         if path is None:
             raise UsageError(f"there is no prompt {name!r}", hint="`selfinstruct prompts` lists them")
-        try:
-            return str(path), path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: {error}", hint="a prompt is a readable UTF-8 text file") from error
+        return str(path), _text(path)
+
+    def _framed(self, name: str) -> tuple[str, str] | None:
+        """Where the method stands, and its text in its frame: for the name of the method (in chat) and for that name
+        with a way of asking. A method without a frame is a whole prompt, and asks in its own way alone."""
+        method, _, variant = name.rpartition("/")
+        if self._path(name) is not None:
+            method, variant = name, ""
+        path = self._path(method)
+        if path is None:
+            return None
+        source, text = str(path), _text(path)
+        head, body = _split(source, text)
+        if not head.frame or _MARKER.search(body):
+            return (source, text) if variant and variant == _style_of(body) else None
+        folder = f"{method.rpartition('/')[0]}/frames/{head.frame}"
+        around = self._path(f"{folder}/{variant or 'chat'}")
+        if around is None:
+            if not any(self._path(f"{folder}/{style}") for style in ("chat", "completion")):
+                raise InputError(
+                    f"{source}: there is no frame {head.frame!r}", hint=f"the files of {folder}/ would be its text"
+                )
+            return None
+        outer, frame = _split(str(around), _text(around))
+        if frame.count(METHOD) != 1:
+            raise InputError(f"{around}: a frame has {METHOD} once", hint="there the method's text goes")
+        merged = outer.model_dump(exclude_defaults=True)
+        for key, value in head.model_dump(exclude_defaults=True).items():
+            merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+        merged["slots"] = {slot: value for slot, value in merged.get("slots", {}).items() if slot != "method"}
+        front = yaml.safe_dump(_plain(merged), allow_unicode=True, sort_keys=False)
+        return source, f"---\n{front}---\n{frame.replace(METHOD, body.strip(chr(10)))}"
 
     def _path(self, name: str) -> Path | None:
         """The file of that name, in the folders and nowhere above them."""
@@ -255,6 +297,8 @@ class Prompts:
 
 
 _JINJA = "the text is a Jinja template"
+METHOD = "{{ method }}"
+"""Where a frame takes in what stands in it."""
 
 
 class _Loader(BaseLoader):
@@ -283,6 +327,26 @@ def _split(source: str, text: str) -> tuple[FrontMatter, str]:
         raise InputError(f"{source}: front matter: {_first(error)}", hint="see docs/prompts.md") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise InputError(f"{source}: front matter: {error}", hint="it is YAML; see docs/prompts.md") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}", hint="a prompt is a readable UTF-8 text file") from error
+
+
+def _style_of(body: str) -> str:
+    """The way in which a text asks, by its markers."""
+    roles = [mark[1] for mark in _MARKER.finditer(body)]
+    return "completion" if not roles else "prefill" if roles[-1] == "assistant" else "chat"
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples: YAML's safe form knows no others."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _first_line(text: str) -> int:

@@ -1,7 +1,8 @@
 """Recipe: everything that can change the data, as one checked value from TOML; presets, overrides, differences.
 
 A recipe is a preset of ``recipes/`` (or a TOML file of the same shape), with ``--set KEY=VALUE`` on top. A table
-``[compat]`` in it holds what ``behaviour = "compat"`` changes: the decisions of the original code, defects included.
+``[compat]`` in it holds what ``behaviour = "compat"`` changes: the decisions of the original code, defects included. A
+table ``[judged]`` holds what a ``judge_model`` of its own adds.
 """
 
 from __future__ import annotations
@@ -12,10 +13,19 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from selfinstruct.engines import Sampling
 from selfinstruct.errors import InputError, UsageError
@@ -74,6 +84,10 @@ class Filters(Table):
 
     draft: tuple[str, ...] = ()
     answer: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
+    """Rules of either list that are not asked after all: the switch of each."""
+    attempts: int = Field(2, ge=1, le=10)
+    """Times to ask for the verdict of a rule that asks a model, when none can be read."""
     options: dict[str, dict[str, Value]] = Field(default_factory=dict)
     """Settings of third parties' filters, by name."""
 
@@ -110,6 +124,76 @@ class Opening(Table):
     floor: int = Field(5, ge=1)
 
 
+def _weigh(operators: tuple[str, ...], weights: tuple[float, ...]) -> None:
+    if weights and len(weights) != len(operators):
+        raise ValueError(f"{len(weights)} weights for {len(operators)} operators")
+    if weights and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
+        raise ValueError("weights are 0 or more, and not all of them 0")
+    if len(set(operators)) < len(operators):
+        raise ValueError("an operator is named twice: give it a weight instead")
+
+
+class Phase(Table):
+    """Some rounds of evolution with operators of their own."""
+
+    rounds: int = Field(ge=1, le=100)
+    operators: tuple[str, ...] = Field(min_length=1)
+    weights: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        _weigh(self.operators, self.weights)
+        return self
+
+
+class Evolve(Table):
+    """Rounds of evolution (Evol-Instruct, Xu et al. 2024, section 3)."""
+
+    rounds: int = Field(4, ge=1, le=100)
+    operators: tuple[str, ...] = ()
+    """Names of prompt files in ``evolve/``: one is drawn for each record and round."""
+    weights: tuple[float, ...] = ()
+    """How likely each is; empty: all alike."""
+    first: tuple[Phase, ...] = ()
+    """What the first rounds draw from instead."""
+    max_failures: int = Field(0, ge=0)
+    """Failures in a row after which a lineage rests; 0: never."""
+    sample: int = Field(0, ge=0)
+    """Rows of the training subset that is drawn from the union, each with the same probability; 0: none."""
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        _weigh(self.operators, self.weights)
+        return self
+
+
+class Growth(Table):
+    """Words that an evolved text may have more or less than its parent."""
+
+    min_added: int = 1
+    max_added: int = 40
+    """In depth; an operator's prompt may name bounds of its own."""
+    min_ratio: float = Field(0.5, ge=0.0)
+    max_ratio: float = Field(2.0, gt=0.0)
+    """In breadth and downward: the length as a share of the parent's."""
+
+
+class Intent(Table):
+    """How much of its parent an evolved instruction keeps."""
+
+    min_recall: float = Field(0.3, ge=0.0, le=1.0)
+    """In depth: the share of the parent's content words that are still there."""
+    max_similarity: float = Field(0.7, ge=0.0, le=1.0)
+    """In breadth: the ROUGE-L F with the parent from which on it is no new task."""
+
+
+class Difficulty(Table):
+    """On the judge's scale from 1 to 10."""
+
+    min: float = Field(0.0, ge=0.0, le=10.0)
+    max: float = Field(10.0, ge=0.0, le=10.0)
+
+
 class Schedule(Table):
     """What decides order. Concurrency is not here: it never changes the data."""
 
@@ -138,8 +222,11 @@ class Recipe(Table):
     model: str = "local"
     answer_model: str = ""
     """Another model for classification and answers; empty: the same."""
+    judge_model: str = ""
+    """Who is asked by rules that ask a model; empty: the model that writes."""
     style: Literal["auto", "completion", "chat", "prefill"] = "auto"
     answer_style: Literal["auto", "completion", "chat", "prefill"] = "auto"
+    judge_style: Literal["auto", "completion", "chat", "prefill"] = "auto"
     small: Literal["auto", "yes", "no"] = "auto"
     """Whether the answering model is too small to follow worked examples: then ``STAGE/small.md`` goes first."""
     license: str = "other"
@@ -151,6 +238,10 @@ class Recipe(Table):
     length: Length = Length()
     wording: Wording = Wording()
     opening: Opening = Opening()
+    evolve: Evolve = Evolve()
+    growth: Growth = Growth()
+    intent: Intent = Intent()
+    difficulty: Difficulty = Difficulty()
     schedule: Schedule = Schedule()
     sampling: dict[str, Overrides] = Field(default_factory=dict)
     """Overrides the prompt files' sampling, by stage: ``[sampling.bootstrap] temperature = 1.0``."""
@@ -168,7 +259,7 @@ class Recipe(Table):
         return columns
 
 
-MAY_CHANGE = ("num", "license", "about", "schedule.patience")
+MAY_CHANGE = ("num", "license", "about", "schedule.patience", "evolve.rounds", "evolve.sample")
 """What a later call may change in a run that has begun: it moves the end, or words of the card, but no record."""
 
 
@@ -181,14 +272,14 @@ def load(name: str | Path, overrides: Iterable[str] = (), values: Mapping[str, A
     raw = _read(path, str(name))
     chosen = _chosen(overrides)
     _merge(chosen, values or {})
-    compat = raw.pop("compat", {})
-    if not isinstance(compat, dict):
-        raise UsageError(
-            f"{path}: compat = {_short(compat)}: not a table",
-            hint="[compat] holds what the original code does otherwise",
-        )
-    if chosen.get("behaviour", raw.get("behaviour")) == "compat":
-        _merge(raw, compat)
+    judged = chosen.get("judge_model", raw.get("judge_model"))
+    compat = chosen.get("behaviour", raw.get("behaviour")) == "compat"
+    for name, wanted in (("judged", judged), ("compat", compat)):
+        overlay = raw.pop(name, {})
+        if not isinstance(overlay, dict):
+            raise UsageError(f"{path}: {name} = {_short(overlay)}: not a table", hint="docs/recipes.md shows one")
+        if wanted:
+            _merge(raw, overlay)
     _merge(raw, chosen)
     return check(raw, str(path))
 
@@ -242,7 +333,7 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 
 
 def presets() -> list[str]:
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.toml"))
 
 
 def _read(path: Path, name: str) -> dict[str, Any]:

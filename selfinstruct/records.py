@@ -15,6 +15,34 @@ def digest(*parts: str | None) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+Direction = Literal["in-depth", "in-breadth", "downward", "answer"]
+"""Where an operator of evolution goes: harder, elsewhere, easier; or to a better answer of the same instruction."""
+
+
+class Evolution(BaseModel):
+    """A record's place in its lineage: the row that it began with, and all that was made of it, round after round
+    (Evol-Instruct, Xu et al. 2024, section 3)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lineage: int
+    """The row, counted from 0: what names the lineage, for two rows may say the same."""
+    root: str
+    """The row's task."""
+    round: int = 0
+    """0 for the row itself."""
+    operator: str = ""
+    direction: Direction | None = None
+    attempt: int = 0
+    """Which try of its parent this is, from 1."""
+    added: int = 0
+    """Words more than its parent has; in the output where the answer was rewritten, otherwise in the instruction."""
+    may_add: tuple[int, int] | None = None
+    """What the operator allows of them; None: what the recipe says."""
+    before: str = ""
+    """The parent's text that was rewritten, for the rules; in no file, for the parent's own line holds it."""
+
+
 class Record(BaseModel):
     """One instruction, with its input and output once it has them.
 
@@ -35,6 +63,7 @@ class Record(BaseModel):
     task: str = ""
     origin: str = "seed"
     parents: tuple[str, ...] = ()
+    evolution: Evolution | None = None
 
     @property
     def id(self) -> str:

@@ -81,7 +81,12 @@ class Setting:
     system: str = ""
     """System text that goes with the answers, and into the rows."""
     source: Path | None = None
-    """The dataset of an operator that reads one."""
+    """The dataset of an operator that reads one, and …"""
+    rows: int = 0
+    """… how many rows it has."""
+    judge_style: Style = "chat"
+    replays: bool = False
+    """Whether a stored run is gone over again: then parents are the stored plan's."""
 
     def prompt_name(self, stage: str, style: Style) -> str:
         """The prompt file for a stage: its variant for the style. For prefill the one for small models goes first where
@@ -101,6 +106,10 @@ class Setting:
     def answer(self, stage: str, values: Mapping[str, Any], **sampling: Any) -> Request:
         """A request on the way to an answer."""
         return self._request(stage, self.answer_style, values, sampling)
+
+    def judge(self, stage: str, values: Mapping[str, Any], **sampling: Any) -> Request:
+        """A request of a rule that asks a model."""
+        return self._request(stage, self.judge_style, values, sampling)
 
     def with_system(self, request: Request, system: str) -> Request:
         """The request with a system text in front."""
