@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 
 from selfinstruct.engines import Engine, Reply, Request, Usage
 from selfinstruct.errors import UsageError
@@ -19,13 +19,14 @@ class Live:
     """Asks the engine for what the journal does not hold, so many at a time, and keeps each reply as it arrives."""
 
     replays = False
+    end: int | None = None
 
-    def __init__(self, journal: Journal, engine: Engine, answer_engine: Engine | None, drafting_stage: str) -> None:
+    def __init__(self, journal: Journal, engine: Engine, others: Mapping[str, Engine] | None = None) -> None:
+        """``others`` are asked at the stages that they are named for, ``engine`` at all that are not named."""
         self._journal = journal
-        self._drafting_stage = drafting_stage
-        self._engines = (engine, answer_engine or engine)
-        gates = {id(one): Gate(one.concurrency) for one in self._engines}
-        self._gates = tuple(gates[id(one)] for one in self._engines)
+        self._engine = engine
+        self._others = dict(others or {})
+        self._gates = {id(one): Gate(one.concurrency) for one in (engine, *self._others.values())}
         self._open = True
         self._gone_over = asyncio.Event()
         self._resting = journal.totals().replies == 0
@@ -71,8 +72,8 @@ class Live:
         await self._gone_over.wait()
 
     async def reply(self, place: Place, request: Request, parents: Sequence[str], urgency: int) -> tuple[Reply, str]:
-        role = 0 if place.stage == self._drafting_stage else 1
-        engine, gate = self._engines[role], self._gates[role]
+        engine = self._others.get(place.stage, self._engine)
+        gate = self._gates[id(engine)]
         key = request_key(engine.name, request)
         stored = self._journal.find(place)
         if stored is not None:
@@ -125,39 +126,36 @@ class Live:
 class Replayed:
     """Takes the stored replies along the stored plan and asks no model.
 
-    ``passed`` holds the places of the drafts that the original run let in: where one of them has no answer, the
-    stored plan ends; where another has none, it was newly let in and stays unanswered.
+    Where no ``end`` of that plan is known, it ends at the first reply that is missing: the rules are the run's own, and
+    all that it came to has one. Before a known end, one that is missing belongs to a draft that was newly let in.
     """
 
     replays = True
 
     def __init__(
-        self, journal: Journal, model: str, answer_model: str, drafting_stage: str, passed: Container[tuple[int, int]]
+        self, journal: Journal, drafting: str, model: str, others: Mapping[str, str], *, end: int | None = None
     ) -> None:
+        """``drafting`` is the stage of the drafts; ``others`` names the models of stages that are not ``model``'s."""
         self._journal = journal
-        self._names = (model, answer_model or model)
-        self._drafting_stage = drafting_stage
-        self._passed = passed
-        self.end: int | None = None
-        """The step at which the stored plan ended when it was looked at first: a run under way makes it longer."""
-        self.others = 0
+        self._drafting = drafting
+        self._model = model
+        self._others = dict(others or {})
+        self.end = end
+        self.differing = 0
         """Stored replies to another request than the one that the plan asks now."""
 
     def planned(self, step: int) -> tuple[str, ...] | None:
-        stored = None
-        if self.end is None or step < self.end:
-            stored = self._journal.find(Place(self._drafting_stage, step))
+        stored = self._journal.find(Place(self._drafting, step))
         if stored is None:
-            self.end = step if self.end is None else min(step, self.end)
-            return None
+            return None if self.end is None else ()
         return stored.parents
 
     async def reply(self, place: Place, request: Request, parents: Sequence[str], urgency: int) -> tuple[Reply, str]:
         stored = self._journal.find(place)
         if stored is None:
-            raise Unanswered(new=(place.step, place.item) not in self._passed)
-        model = self._names[0 if place.stage == self._drafting_stage else 1]
-        self.others += stored.key != request_key(model, request)
+            raise Unanswered(new=self.end is not None)
+        model = self._others.get(place.stage, self._model)
+        self.differing += stored.key != request_key(model, request)
         return stored.reply, model
 
     def close(self) -> None:

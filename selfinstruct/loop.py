@@ -4,6 +4,9 @@ Two coroutines share the pool. ``_draft`` judges steps strictly in plan order an
 their answers are asked for at once. ``_keep`` takes the same steps in the same order, waits for the answers, judges
 them and hands everything that was read to the shards, kept or rejected. So order is decided by the plan, whatever
 arrives first, and the output of a run is a prefix of one endless stream, cut where the target is reached.
+
+Where a recipe evolves, a step follows on what became of an earlier one: it is drawn when that is settled, and its
+drafts are judged when all that they may see is. What they see is decided by the plan as well.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +25,7 @@ from selfinstruct.engines import Failure, Reply, Request
 from selfinstruct.errors import ExhaustedError
 from selfinstruct.filters import Rules
 from selfinstruct.journal import Place
-from selfinstruct.operators import Answerer, Drafter, Pool, Read, Unreadable
+from selfinstruct.operators import Answerer, Ask, Drafter, Pool, Read, Setting, Settler, Unreadable, Untouched
 from selfinstruct.recipe import Recipe
 from selfinstruct.records import Objection, Record
 from selfinstruct.schedule import cancelled, in_order, seen_by
@@ -66,13 +70,15 @@ class Asker(Protocol):
     """Where replies come from: the journal first, then (unless it is a replay) the engine."""
 
     replays: bool
+    end: int | None
+    """In a replay, the step before which it ends, if that is known."""
 
     async def reply(self, place: Place, request: Request, parents: Sequence[str], urgency: int) -> tuple[Reply, str]:
         """The reply, and the name of the model."""
         ...
 
     def planned(self, step: int) -> tuple[str, ...] | None:
-        """In a replay: the parents of a step, or None where the stored plan ends."""
+        """In a replay: the parents of a step; None where the stored plan ends, () where nothing was asked."""
         ...
 
     def close(self) -> None:
@@ -98,6 +104,7 @@ class Kept(NamedTuple):
     steer: Mapping[str, str]
     remarks: tuple[str, ...]
     asked: tuple[Asked, ...]
+    scores: Mapping[str, float] = {}
 
 
 class Rejected(NamedTuple):
@@ -109,6 +116,7 @@ class Rejected(NamedTuple):
     """What could not be read, as it came."""
     steer: Mapping[str, str]
     asked: tuple[Asked, ...]
+    scores: Mapping[str, float] = {}
 
 
 class Item(NamedTuple):
@@ -121,8 +129,13 @@ class Item(NamedTuple):
 
 
 class Answered(NamedTuple):
+    """What came of a draft that passed: the verdict of a rule that asked a model, or its answers."""
+
     reads: list[Read]
     asked: tuple[Asked, ...]
+    objection: Objection | None = None
+    scores: Mapping[str, float] = {}
+    remarks: tuple[str, ...] = ()
 
 
 class Step(NamedTuple):
@@ -131,6 +144,8 @@ class Step(NamedTuple):
     steer: Mapping[str, str]
     reads: list[Read]
     asked: tuple[Asked, ...]
+    blank: Record
+    """What stands for a part that could not be read."""
 
 
 class _NoReply(Exception):
@@ -156,6 +171,8 @@ class Counts:
         self.errors = 0
         """Replies up to the cut that were a request's error."""
         self.rejected: Counter[str] = Counter()
+        self.evolution: dict[str, int] = {}
+        """Where the recipe evolves: the round, of how many, the rows, and how many tries had which outcome."""
 
     def count(self, asked: Iterable[Asked]) -> None:
         for one in asked:
@@ -176,6 +193,7 @@ class Counts:
             "used": self.used,
             "errors": self.errors,
             "rejected": dict(sorted(self.rejected.items())),
+            **({"evolution": dict(self.evolution)} if self.evolution else {}),
         }
 
 
@@ -191,15 +209,17 @@ class Loop:
         answerer: Answerer,
         asker: Asker,
         *,
+        setting: Setting,
         vary: Mapping[str, Sequence[str]] | None = None,
         width: int = 8,
         endless: bool = False,
     ) -> None:
         self.counts = Counts()
-        self.passed: set[tuple[int, int]] = set()
-        """Places of the drafts that passed; a replay asks which ones did."""
         self._recipe = recipe
-        self._drafter, self._answerer, self._asker = drafter, answerer, asker
+        self._drafter, self._answerer, self._asker, self._setting = drafter, answerer, asker, setting
+        self._settler = drafter if isinstance(drafter, Settler) else None
+        self._given_up: deque[tuple[int, Record]] = deque()  # drafts that failed after they had passed, by step
+        self._waiters: defaultdict[int, list[asyncio.Future[None]]] = defaultdict(list)  # for so many steps settled
         self._vary = dict(vary or {})
         self._width = width
         self._target: float = math.inf if endless else recipe.num
@@ -229,6 +249,7 @@ class Loop:
         """
         for seed in self._seeds:
             self._at_draft.learn(seed)
+        self._count_settled(None)
         drafting = asyncio.ensure_future(self._draft())
         keeping = asyncio.ensure_future(self._keep(sink))
         try:
@@ -263,6 +284,7 @@ class Loop:
     async def _draft(self) -> None:
         async with aclosing(in_order(self._start, self._may_start, self._wake)) as steps:
             async for step in steps:
+                self._forget(step.number)
                 items = [self._judge(step, at, read) for at, read in enumerate(step.reads)]
                 if self._drafter.feeds_pool:
                     self._visible.append(len(self._pool))
@@ -272,7 +294,10 @@ class Loop:
         self._more.set()
 
     def _may_start(self, step: int, taken: int) -> bool:
-        if seen_by(step, self._recipe.schedule.lookahead) > taken:
+        if self._settler is None:
+            if seen_by(step, self._recipe.schedule.lookahead) > taken:
+                return False
+        elif step - taken >= self._recipe.schedule.lookahead or step - self._settler.rows >= self.counts.steps:
             return False
         unkept = max(self._unkept, len(self._decided))
         return self._drafting < 2 * self._width and unkept < 16 * self._width and not self._enough()
@@ -283,16 +308,19 @@ class Loop:
         return under_way > 0 and under_way * self.counts.yield_per_step() >= self._target - self.counts.kept
 
     def _start(self, index: int) -> asyncio.Future[Step] | None:
+        if self._asker.end is not None and index >= self._asker.end:
+            return None
         place = Place(self._drafter.stage, index)
         steer = {name: rng_for(self._recipe, f"vary {name}", place).choice(lines) for name, lines in self._vary.items()}
-        if self._asker.replays and self._drafter.asks:
+        if self._asker.replays and self._drafter.asks and self._settler is None:
             planned = self._asker.planned(index)
             if planned is None:
                 return None
             parents = tuple(self._by_task.get(task) or Record(instruction="", task=task) for task in planned)
         else:
             seen = seen_by(index, self._recipe.schedule.lookahead) if self._drafter.feeds_pool else 0
-            pool = Pool(self._seeds, self._pool, self._visible[seen])
+            planned_here = partial(self._asker.planned, index) if self._asker.replays else None
+            pool = Pool(self._seeds, self._pool, self._visible[seen], planned_here)
             drawn = self._drafter.draw(pool, index, rng_for(self._recipe, "draw", place))
             if drawn is None:
                 return None
@@ -302,40 +330,93 @@ class Loop:
 
     async def _step(self, place: Place, parents: tuple[Record, ...], steer: Mapping[str, str]) -> Step:
         try:
-            request = self._drafter.ask(parents, steer, rng_for(self._recipe, "ask", place))
-            if request is None:
-                reads = self._drafter.read(Reply(), parents, rng_for(self._recipe, "ask", place))
-                return Step(place.step, parents, steer, reads, ())
-            request = request.model_copy(update={"seed": seed_for(self._recipe, place)})
-            urgency = 0 if len(self._answering) < 2 * self._width else 2
-            reply, model = await self._asker.reply(place, request, [parent.task for parent in parents], urgency)
-            if reply.error:
-                reads = [Unreadable(reply.error.kind, reply.error.message, "")]
-            else:
-                reads = self._drafter.read(reply, parents, rng_for(self._recipe, "ask", place))
-            return Step(place.step, parents, steer, reads, (Asked(place, request, model, bool(reply.error)),))
+            step = await self._read(place, parents, steer)
         finally:
             self._drafting -= 1
             self._wake.set()
+        if self._settler is not None:
+            await self._until_settled(self._seen(self._settler, place.step))
+        return step
+
+    async def _read(self, place: Place, parents: tuple[Record, ...], steer: Mapping[str, str]) -> Step:
+        def rng() -> Random:
+            return rng_for(self._recipe, "ask", place)
+
+        blank = Record(instruction="", origin=self._drafter.stage, parents=tuple(parent.task for parent in parents))
+        request = self._drafter.ask(parents, steer, rng())
+        if request is None:
+            return Step(place.step, parents, steer, self._drafter.read(Reply(), parents, rng()), (), blank)
+        if self._settler is not None:
+            blank = self._settler.blank(parents, rng())
+        request = request.model_copy(update={"seed": seed_for(self._recipe, place)})
+        urgency = 0 if len(self._answering) < 2 * self._width else 2
+        reply, model = await self._asker.reply(place, request, [parent.task for parent in parents], urgency)
+        if reply.error:
+            reads: list[Read] = [Unreadable(reply.error.kind, reply.error.message, "")]
+        else:
+            reads = self._drafter.read(reply, parents, rng())
+        return Step(place.step, parents, steer, reads, (Asked(place, request, model, bool(reply.error)),), blank)
+
+    # What a step of evolution may see.
+
+    def _seen(self, settler: Settler, step: int) -> int:
+        """How many steps are settled in the eyes of a step: all rounds before its own, and of its own what is further
+        back than the lookahead."""
+        return max(step // settler.rows * settler.rows, step + 1 - self._recipe.schedule.lookahead)
+
+    async def _until_settled(self, steps: int) -> None:
+        if self.counts.steps < steps:
+            settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters[steps].append(settled)
+            await settled
+
+    def _forget(self, step: int) -> None:
+        """Free the places of drafts that passed and failed later, as far as the step sees that."""
+        if self._settler is not None:
+            seen = self._seen(self._settler, step)
+            while self._given_up and self._given_up[0][0] < seen:
+                self._at_draft.forget(self._given_up.popleft()[1])
+
+    def _settle(self, step: Step, items: list[Item], kept: list[Record]) -> None:
+        self.counts.steps += 1
+        for waiter in self._waiters.pop(self.counts.steps, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._settler is None:
+            return
+        if not kept:
+            self._given_up.extend((step.number, item.record) for item in items if item.answer is not None)
+        drafts = [item.record for item in items if not isinstance(item.read, Unreadable)]
+        self._settler.settle(drafts, kept[0] if kept else None)
+        self._count_settled(bool(kept) if items and step.number >= self._settler.rows else None)
+
+    def _count_settled(self, survived: bool | None) -> None:
+        """Count a try of evolution; None where nothing was tried."""
+        if self._settler is None:
+            return
+        known, rows, rounds = self.counts.evolution, self._settler.rows, self._settler.rounds
+        self.counts.evolution = {
+            "round": min(self.counts.steps // max(rows, 1), rounds),
+            "rounds": rounds,
+            "rows": rows,
+            "tried": known.get("tried", 0) + (survived is not None),
+            "survived": known.get("survived", 0) + bool(survived),
+        }
 
     def _judge(self, step: Step, at: int, read: Read) -> Item:
         if isinstance(read, Unreadable):
-            record = Record(
-                instruction="", origin=self._drafter.stage, parents=tuple(parent.task for parent in step.parents)
-            )
-            return Item(read, record, Objection(by=read.by, why=read.why, at="draft"), None)
-        record = read if read.task else read.model_copy(update={"task": read.id})
-        objection = self._at_draft.objection(record)
-        if self._asker.replays:
+            return Item(read, step.blank, Objection(by=read.by, why=read.why, at="draft"), None)
+        record = read.record if isinstance(read, Untouched) else read
+        record = record if record.task else record.model_copy(update={"task": record.id})
+        objection = None if isinstance(read, Untouched) else self._at_draft.objection(record)
+        if self._asker.replays and self._settler is None:
             self._by_task.setdefault(record.task, record)
         if objection is not None:
             return Item(read, record, objection, None)
         self._at_draft.learn(record)
         if self._drafter.feeds_pool:
             self._pool.append(record)
-        if self._asker.replays:
-            self.passed.add((step.number, at))
-        answer = asyncio.ensure_future(self._answer(step.number, at, record))
+        answer = asyncio.ensure_future(self._answer(step.number, at, read, record))
         self._answering.add(answer)
         answer.add_done_callback(self._answered)
         self._unkept += 1
@@ -343,7 +424,7 @@ class Loop:
 
     # Answering.
 
-    async def _answer(self, step: int, item: int, draft: Record) -> Answered:
+    async def _answer(self, step: int, item: int, read: Read, draft: Record) -> Answered:
         asked: list[Asked] = []
 
         async def ask(stage: str, request: Request, attempt: int) -> Reply:
@@ -355,16 +436,50 @@ class Loop:
                 raise _NoReply(reply.error)
             return reply
 
+        untouched = isinstance(read, Untouched)
         rng = rng_for(self._recipe, "answer", Place("answer", step, item))
+        scores: dict[str, float] = {}
+        remarks: list[str] = []
+        objection = None
+        reads: list[Read] = [draft]
         try:
-            reads = await self._answerer.answer(draft, ask, rng)
+            objection = await self._ask_rules(draft, ask, scores, remarks, measuring=untouched)
+            if objection is None and not untouched:
+                reads = await self._answerer.answer(draft, ask, rng)
         except _NoReply as none:
             reads = [Unreadable(none.failure.kind, none.failure.message, "")]
         except Unanswered as unanswered:
             if not unanswered.new:
                 raise
             reads = [Unreadable("unanswered", "let in by the new rules, but never answered", "")]
-        return Answered(reads, tuple(asked))
+        return Answered(reads, tuple(asked), objection, scores, tuple(remarks))
+
+    async def _ask_rules(
+        self, draft: Record, ask: Ask, scores: dict[str, float], remarks: list[str], *, measuring: bool
+    ) -> Objection | None:
+        """The first objection of the rules that ask a model. Where only ``measuring``, there is none: a row as it was
+        given is scored and stays."""
+        for name, rule in self._at_draft.asking:
+            request = rule.ask(draft, self._setting) if rule.measures or not measuring else None
+            if request is None:
+                continue
+            unread = ""
+            for attempt in range(self._recipe.filters.attempts):
+                try:
+                    verdict = rule.read(draft, await ask(rule.stage, request, attempt))
+                except _NoReply as none:
+                    unread = none.failure.message
+                    continue
+                unread = verdict.unread
+                if unread:
+                    continue
+                scores.update(verdict.scores)
+                if verdict.objection is not None and not measuring:
+                    return Objection(by=name, why=verdict.objection, at="draft")
+                break
+            if unread:  # no verdict is no reason to lose what is paid for; but it is told
+                remarks.append(f"{name}: no verdict")
+        return None
 
     def _answered(self, answer: asyncio.Task[Answered]) -> None:
         self._answering.discard(answer)
@@ -379,26 +494,28 @@ class Loop:
         while True:
             while not self._decided:
                 if self._ended:
+                    if self._settler is not None and not self.counts.evolution["survived"]:
+                        raise self._exhausted(self.counts.steps - self._settler.rows)
                     return False
                 self._more.clear()
                 await self._more.wait()
             step, items = self._decided[0]
-            before = self.counts.kept
+            kept: list[Record] = []
             self.counts.count(step.asked)
             for at, item in enumerate(items):
                 try:
-                    if await self._keep_item(sink, step, at, item):
+                    if await self._keep_item(sink, step, at, item, kept):
                         return True
                 except Unanswered:
                     return False
             self._decided.popleft()
-            self.counts.steps += 1
+            self._settle(step, items, kept)
             self._wake.set()
-            barren = 0 if self.counts.kept > before else barren + 1
+            barren = 0 if kept else barren + 1 if items or self._settler is None else barren
             if barren >= self._recipe.schedule.patience:
                 raise self._exhausted(barren)
 
-    async def _keep_item(self, sink: Sink, step: Step, at: int, item: Item) -> bool:
+    async def _keep_item(self, sink: Sink, step: Step, at: int, item: Item, kept: list[Record]) -> bool:
         """Keep or reject one item and all that came of it; True when the target is reached."""
         self.counts.drafts += 1
         place = Place(self._drafter.stage, step.number, at)
@@ -408,28 +525,39 @@ class Loop:
             self._reject(sink, Rejected(str(place), item.objection, item.record, text, step.steer, step.asked))
             return False
         answered = await item.answer
-        self.counts.let_in += 1
+        self._unkept -= 1
         self.counts.count(answered.asked)
         asked = step.asked + answered.asked
+        if answered.objection is not None:
+            self._reject(
+                sink, Rejected(str(place), answered.objection, item.record, "", step.steer, asked, answered.scores)
+            )
+            return False
+        self.counts.let_in += 1
         stage = answered.asked[-1].place.stage if answered.asked else self._drafter.stage
         for number, read in enumerate(answered.reads):
             self.counts.answers += 1
             name = f"{Place(stage, step.number, at)}.{number}"
             if isinstance(read, Unreadable):
                 objection = Objection(by=read.by, why=read.why, at="answer")
-                self._reject(sink, Rejected(name, objection, item.record, read.text, step.steer, asked))
+                self._reject(
+                    sink, Rejected(name, objection, item.record, read.text, step.steer, asked, answered.scores)
+                )
                 continue
-            found = self._at_answer.objection(read) or self._twin(read)
+            record = read.record if isinstance(read, Untouched) else read
+            found = (
+                None if isinstance(item.read, Untouched) else self._at_answer.objection(record) or self._twin(record)
+            )
             if found is not None:
-                self._reject(sink, Rejected(name, found, read, "", step.steer, asked))
+                self._reject(sink, Rejected(name, found, record, "", step.steer, asked, answered.scores))
                 continue
-            self._ids.add(read.id)
-            remarks = self._at_draft.remarks(read) + self._at_answer.remarks(read)
-            sink.keep(Kept(read, place, step.steer, remarks, asked))
+            self._ids.add(record.id)
+            remarks = self._at_draft.remarks(record) + self._at_answer.remarks(record) + answered.remarks
+            sink.keep(Kept(record, place, step.steer, remarks, asked, answered.scores))
+            kept.append(record)
             self.counts.kept += 1
             if self.counts.kept >= self._target:
                 return True
-        self._unkept -= 1
         return False
 
     def _twin(self, record: Record) -> Objection | None:
@@ -444,9 +572,11 @@ class Loop:
     def _exhausted(self, barren: int) -> ExhaustedError:
         rule, times = self.counts.rejected.most_common(1)[0] if self.counts.rejected else ("nothing was read", 0)
         target = f" of {self._target}" if self._target < math.inf else ""
+        how = f"{self.counts.kept}{target} kept, then {barren} steps in a row gave nothing"
+        if self.counts.evolution and not self.counts.evolution["survived"]:
+            how = f"nothing survived of {self.counts.evolution['tried']} tries"
         return ExhaustedError(
-            f"{self.counts.kept}{target} kept, then {barren} steps in a row gave nothing; "
-            f"most were rejected by {rule!r} ({times} of {sum(self.counts.rejected.values())})",
+            f"{how}; most were rejected by {rule!r} ({times} of {sum(self.counts.rejected.values())})",
             hint="`selfinstruct show RUN --rejected` lists them; a stronger model, more varied seeds, --vary, or a "
             "larger schedule.patience may help",
         )

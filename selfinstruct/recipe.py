@@ -146,7 +146,7 @@ class Phase(Table):
         return self
 
 
-class Evolve(Table):
+class Rounds(Table):
     """Rounds of evolution (Evol-Instruct, Xu et al. 2024, section 3)."""
 
     rounds: int = Field(4, ge=1, le=100)
@@ -238,7 +238,7 @@ class Recipe(Table):
     length: Length = Length()
     wording: Wording = Wording()
     opening: Opening = Opening()
-    evolve: Evolve = Evolve()
+    evolve: Rounds = Rounds()
     growth: Growth = Growth()
     intent: Intent = Intent()
     difficulty: Difficulty = Difficulty()

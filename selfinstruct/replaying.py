@@ -6,22 +6,23 @@ import asyncio
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
-from random import Random
 from typing import NamedTuple, TypeVar
 
 from selfinstruct import state
 from selfinstruct.asking import Replayed
 from selfinstruct.errors import ExhaustedError, InputError, UsageError
+from selfinstruct.filters import asking_stages
 from selfinstruct.formats import read_dataset, read_seeds
 from selfinstruct.inputs import digest_of, lines
 from selfinstruct.journal import Journal
 from selfinstruct.lock import owner
 from selfinstruct.loop import Counts, Kept, Loop, Rejected, Sink
-from selfinstruct.operators import Answerer, Ask, Drafter, Read, Setting, open_operator
+from selfinstruct.operators import Answerer, Drafter, Setting, open_operator
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import Recipe, differences, with_values
 from selfinstruct.records import Record
@@ -30,7 +31,10 @@ from selfinstruct.shards import Shards, checksums, projections, read_lines, read
 
 T = TypeVar("T")
 
-JUDGING = ("filters.", "novelty.", "length.", "wording.", "opening.", "schedule.patience", "num", "license")
+JUDGING = (
+    *("filters.", "novelty.", "length.", "wording.", "opening.", "growth.", "intent.", "difficulty."),
+    *("evolve.rounds", "evolve.sample", "schedule.patience", "num", "license"),
+)
 """The recipe keys that decide about replies and change no request: those that a replay may change."""
 
 
@@ -61,7 +65,19 @@ class Story:
         system = self._text("system").strip() if "system" in names else ""
         assert recipe.style != "auto"
         assert recipe.answer_style != "auto"
-        self._setting = Setting(recipe, self._prompts, recipe.style, recipe.answer_style, system, self._source)
+        assert recipe.judge_style != "auto"
+        self.rows = sum(1 for _ in read_dataset(self._source)) if self._source else 0
+        self._setting = Setting(
+            recipe,
+            self._prompts,
+            recipe.style,
+            recipe.answer_style,
+            system,
+            self._source,
+            self.rows,
+            recipe.judge_style,
+            replays=True,
+        )
 
     def close(self) -> None:
         self._open.close()
@@ -86,53 +102,35 @@ class Story:
     def tell(self, recipe: Recipe, sink: Sink) -> Counts:
         """Run the loop over the stored replies under ``recipe``'s rules, to its target, the end of the stored plan, or
         where it gives nothing new any more."""
-        drafter, answerer = self._operators()
-        original = self.recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"patience": 10**9})})
-        # First over the drafts alone, under the rules of the run itself: which ones did it let in?
-        unasked = self._replayed(original, drafter, _EVERYTHING)
-        first = self._loop(original, self._operators()[0], _Unasked(), unasked, endless=True)
-        asyncio.run(first.run(_Nowhere()))
-        replayed = self._replayed(recipe, drafter, first.passed)
-        replayed.end = unasked.end
-        loop = self._loop(recipe, drafter, answerer, replayed, endless=self._source is not None)
+        end = None
+        if differences(self.recipe, recipe):
+            # First under the rules of the run itself: how far did it come? Up to there, what has no reply is newly let
+            # in; from there on nobody knows.
+            schedule = recipe.schedule.model_copy(update={"patience": 10**9})
+            end = self._go_over(
+                self.recipe.model_copy(update={"schedule": schedule}), _Nowhere(), None, endless=True
+            ).steps
+        return self._go_over(recipe, sink, end, endless=self._source is not None)
+
+    def _go_over(self, recipe: Recipe, sink: Sink, end: int | None, *, endless: bool) -> Counts:
+        setting = replace(self._setting, recipe=recipe)
+        drafter: Drafter = open_operator(recipe.draft.operator, setting)
+        answerer: Answerer = open_operator(recipe.answer.operator, setting)
+        others = {drafter.stage: recipe.model}
+        others |= dict.fromkeys(asking_stages(recipe), recipe.judge_model or recipe.model)
+        replayed = Replayed(self.journal, drafter.stage, recipe.answer_model or recipe.model, others, end=end)
+        loop = Loop(recipe, self.seeds, drafter, answerer, replayed, setting=setting, vary=self._vary, endless=endless)
         with suppress(ExhaustedError):
             asyncio.run(loop.run(sink))
-        self.others = replayed.others
+        self.others = replayed.differing
         return loop.counts
 
     def reaches(self, counts: Counts, recipe: Recipe) -> tuple[int, bool]:
-        """The target of a replay, and whether it was reached: with a dataset to answer, every row of it was."""
+        """The target of a replay, and whether it was reached: with a dataset, when all of its steps were taken."""
         if self._source is None:
             return recipe.num, counts.kept >= recipe.num
-        rows = sum(1 for _ in read_dataset(self._source))
-        return rows, counts.steps >= rows
-
-    def _operators(self) -> tuple[Drafter, Answerer]:
-        recipe = self.recipe
-        return open_operator(recipe.draft.operator, self._setting), open_operator(recipe.answer.operator, self._setting)
-
-    def _replayed(self, recipe: Recipe, drafter: Drafter, passed: Container[tuple[int, int]]) -> Replayed:
-        return Replayed(self.journal, recipe.model, recipe.answer_model, drafter.stage, passed)
-
-    def _loop(self, recipe: Recipe, drafter: Drafter, answerer: Answerer, replayed: Replayed, *, endless: bool) -> Loop:
-        return Loop(recipe, self.seeds, drafter, answerer, replayed, vary=self._vary, endless=endless)
-
-
-class _Unasked:
-    """Answers nothing."""
-
-    stages: tuple[str, ...] = ()
-
-    async def answer(self, draft: Record, ask: Ask, rng: Random) -> list[Read]:
-        return []
-
-
-class _Everything:
-    def __contains__(self, place: object) -> bool:
-        return True
-
-
-_EVERYTHING = _Everything()
+        rounds = recipe.evolve.rounds if counts.evolution else 0
+        return self.rows * (1 + rounds), counts.steps >= self.rows * (1 + rounds)
 
 
 class _Nowhere:
@@ -167,10 +165,17 @@ def _replay(folder: Path, overrides: Iterable[str], out: Path) -> Counts:
                     f"replay cannot change {line}",
                     hint="it asks no model; what it may change: " + ", ".join(f"{key}*" for key in JUDGING),
                 )
+        unasked = set(asking_stages(recipe)) - set(asking_stages(story.recipe))
+        if unasked:
+            raise UsageError(
+                f"replay cannot ask: the run has no verdicts of {min(unasked)}",
+                hint="rules that ask a model can be switched off in a replay, not on",
+            )
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise UsageError(f"{out} is not empty", hint="a replay writes into a new folder")
         with closing(Shards(out, recipe, story.digests())) as shards:
             counts = story.tell(recipe, shards)
+            shards.draw_sample()
         target, reached = story.reaches(counts, recipe)
         content = {
             "state": "complete" if reached else "ended",
@@ -208,6 +213,8 @@ def _verify(folder: Path) -> list[Finding]:
             rebuilt = Path(scratch)
             with closing(Shards(rebuilt, story.recipe, story.digests())) as shards:
                 counts = story.tell(story.recipe, shards)
+                if known.get("state") == "complete":
+                    shards.draw_sample()
             # Otherwise a reply may be stored whose records are not written yet.
             finished = known.get("state") == "complete" and not lives
             for path in projections(rebuilt):

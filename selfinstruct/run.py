@@ -11,20 +11,20 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from selfinstruct import state
 from selfinstruct.asking import Live
 from selfinstruct.engines import Engine, Options, Style, engine_factory, open_engine
 from selfinstruct.errors import SelfInstructError, UsageError
 from selfinstruct.files import writing
+from selfinstruct.filters import asking_stages, check_filters
 from selfinstruct.filters.novelty import tokens
 from selfinstruct.inputs import Inputs, Sources
 from selfinstruct.journal import Journal
 from selfinstruct.lock import Lock
 from selfinstruct.loop import Loop
-from selfinstruct.operators import Answerer, Drafter, Setting, check_operators, open_operator
-from selfinstruct.plugins import find
+from selfinstruct.operators import Answerer, Drafter, Setting, Settler, check_operators, open_operator
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import Recipe, differences, dump, parse
 from selfinstruct.records import Record
@@ -44,8 +44,8 @@ class Run:
     """A run in a folder. ``for progress in run: …`` goes on to the target; ``records()`` reads what was kept.
 
     ``seeds`` is a file of seed tasks, ``source`` the dataset of a recipe that reads one. ``vary`` names files of lines,
-    one of which is drawn per step into the prompt's slot of that name. ``engine`` and ``answer_engine`` take the place
-    of the engines that the recipe's model names would open.
+    one of which is drawn per step into the prompt's slot of that name. ``engine``, ``answer_engine`` and
+    ``judge_engine`` take the place of the engines that the recipe's model names would open.
 
     Iterating raises UsageError (refused folder, bad recipe), InputError (a file), ExhaustedError, EngineError,
     StorageError; whatever happens, the folder is whole and the same call resumes.
@@ -64,6 +64,7 @@ class Run:
         options: Options | None = None,
         engine: Engine | None = None,
         answer_engine: Engine | None = None,
+        judge_engine: Engine | None = None,
         fresh: bool = False,
     ) -> None:
         self.folder = Path(folder)
@@ -76,7 +77,8 @@ class Run:
         )
         self._prompts = Prompts(Path(prompts) if prompts is not None else None)
         self._options = options or Options()
-        self._engines = (engine, answer_engine)
+        self._engines = (engine, answer_engine, judge_engine)
+        self._rows = 0
         self._fresh = fresh
         self._systems = False  # whether any answer is asked with a system text
         self._out: queue.SimpleQueue[Progress | BaseException | None] = queue.SimpleQueue()
@@ -150,15 +152,21 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder} is a file, not a run folder", hint="choose another --out")
         recipe = self.recipe
-        check_operators(recipe, system=self._sources.system is not None)
-        for name in (*recipe.filters.draft, *recipe.filters.answer):
-            find("filters", name, f"filter {name!r} in the recipe")
-        for model, given in zip((recipe.model, recipe.answer_model), self._engines, strict=True):
+        check_filters(recipe)
+        judging = asking_stages(recipe)
+        check_operators(recipe, self._prompts, judging=judging, system=self._sources.system is not None)
+        for model, given in zip((recipe.model, recipe.answer_model, recipe.judge_model), self._engines, strict=True):
             if model and given is None:
                 engine_factory(model)
+        if recipe.judge_model and not judging:
+            raise UsageError(
+                "no rule of this recipe asks a judge", hint="leave --judge out, or name one in filters.draft"
+            )
         for name in self._prompts.strangers():
-            log.warning("--prompts: %s takes the place of no prompt of ours, and nothing asks with it", name)
+            if not name.startswith(f"{recipe.draft.operator}/"):  # operators of evolution may be anyone's own
+                log.warning("--prompts: %s takes the place of no prompt of ours, and nothing asks with it", name)
         inputs = self._sources.read()
+        self._rows = inputs.rows
         _warn_of_blind_novelty(recipe, inputs)
         return inputs
 
@@ -203,9 +211,9 @@ class Run:
                     return
             opened: list[Engine] = []
             try:
-                engine, answer_engine = self._open(opened)
-                recipe = self._settled(before, engine, answer_engine)
-                await self._go(lock, journal, recipe, inputs, engine, answer_engine)
+                engines = self._open(opened)
+                recipe = self._settled(before, engines)
+                await self._go(lock, journal, recipe, inputs, engines)
             finally:
                 for one in opened:
                     await one.close()
@@ -229,47 +237,47 @@ class Run:
         reached = self._sources.dataset is not None or known.get("figures", {}).get("kept", 0) >= self.recipe.num
         if known.get("state") != "complete" or not reached:
             return False
-        recipe = self._with_inputs(_like(self.recipe, before)).model_copy(update={"num": before.num})
+        recipe = _no_fewer_rounds(self._with_inputs(_like(self.recipe, before)), before)
+        recipe = recipe.model_copy(update={"num": before.num})
         if checksums(self.folder) != known.get("sha256") or recipe != before:
             return False
         self._out.put(state.complete(known))
         return True
 
-    def _open(self, opened: list[Engine]) -> tuple[Engine, Engine | None]:
-        given, given_answer = self._engines
-        if given is None:
-            given = open_engine(self.recipe.model, self._options)
-            opened.append(given)
-        if given_answer is None and self.recipe.answer_model:
-            given_answer = open_engine(self.recipe.answer_model, self._options)
-            opened.append(given_answer)
-        return given, given_answer
+    def _open(self, opened: list[Engine]) -> Engines:
+        found: list[Engine | None] = []
+        models = (self.recipe.model, self.recipe.answer_model, self.recipe.judge_model)
+        for model, given in zip(models, self._engines, strict=True):
+            if given is None and model:
+                given = open_engine(model, self._options)
+                opened.append(given)
+            found.append(given)
+        writer, answerer, judge = found
+        assert writer is not None
+        return Engines(writer, answerer or writer, judge or writer)
 
-    def _settled(self, before: Recipe | None, engine: Engine, answer_engine: Engine | None) -> Recipe:
+    def _settled(self, before: Recipe | None, engines: Engines) -> Recipe:
         """The recipe with nothing left open: styles picked, the digests of its inputs filled in."""
         recipe = _like(self.recipe, before) if before else self.recipe
-        style = _pick(recipe.style, engine)
-        answer_style = (
-            _pick(recipe.answer_style, answer_engine)
-            if answer_engine
-            else _pick(style if recipe.answer_style == "auto" else recipe.answer_style, engine)
-        )
+        style = _pick(recipe.style, engines.writer)
+        answer_style = _pick(_after(recipe.answer_style, style, engines.answerer, engines.writer), engines.answerer)
+        judge_style = _pick(_after(recipe.judge_style, style, engines.judge, engines.writer), engines.judge)
         # A smaller target than before stops sooner, but nothing that is kept is taken back.
         kept = sum(1 for _ in read_lines(self.folder / "lineage.jsonl"))
         num = max(recipe.num, kept) if self._sources.dataset is None else recipe.num
         small = recipe.small
         if small == "auto":
-            small = "yes" if getattr(answer_engine or engine, "small", False) else "no"
+            small = "yes" if getattr(engines.answerer, "small", False) else "no"
         if self._systems and answer_style == "completion":
             hint = "use --style chat, or an --answer-model that chats"
             raise UsageError("a system text needs a chat model, and this one is asked to complete texts", hint=hint)
-        settled = {"style": style, "answer_style": answer_style, "small": small, "num": num}
-        recipe = recipe.model_copy(update=settled)
-        return self._with_inputs(recipe)
+        styles = {"style": style, "answer_style": answer_style, "judge_style": judge_style}
+        recipe = recipe.model_copy(update={**styles, "small": small, "num": num})
+        return self._with_inputs(_no_fewer_rounds(recipe, before) if before else recipe)
 
     def _with_inputs(self, recipe: Recipe) -> Recipe:
         digests = self._sources.digests()
-        if "auto" not in (recipe.style, recipe.answer_style):
+        if "auto" not in (recipe.style, recipe.answer_style, recipe.judge_style):
             digests |= {f"prompt:{name}": self._prompts[name].digest for name in self._prompt_names(recipe)}
         columns = recipe.columns
         if self._systems and "system" not in columns:
@@ -279,26 +287,36 @@ class Run:
     def _prompt_names(self, recipe: Recipe) -> list[str]:
         drafter, answerer = self._operators(recipe, "")
         setting = self._setting(recipe, "")
-        names = [setting.prompt_name(drafter.stage, setting.style)] if drafter.asks else []
-        return names + [setting.prompt_name(stage, setting.answer_style) for stage in answerer.stages]
+        names = [setting.prompt_name(stage, setting.style) for stage in drafter.stages]
+        names += [setting.prompt_name(stage, setting.answer_style) for stage in answerer.stages]
+        return names + [setting.prompt_name(stage, setting.judge_style) for stage in asking_stages(recipe)]
 
     def _setting(self, recipe: Recipe, system: str) -> Setting:
         assert recipe.style != "auto"
         assert recipe.answer_style != "auto"
-        return Setting(recipe, self._prompts, recipe.style, recipe.answer_style, system, self._sources.dataset)
+        assert recipe.judge_style != "auto"
+        return Setting(
+            recipe,
+            self._prompts,
+            recipe.style,
+            recipe.answer_style,
+            system,
+            self._sources.dataset,
+            self._rows,
+            recipe.judge_style,
+        )
 
     def _operators(self, recipe: Recipe, system: str) -> tuple[Drafter, Answerer]:
         setting = self._setting(recipe, system)
         return open_operator(recipe.draft.operator, setting), open_operator(recipe.answer.operator, setting)
 
-    async def _go(
-        self, lock: Lock, journal: Journal, recipe: Recipe, inputs: Inputs, engine: Engine, answer: Engine | None
-    ) -> None:
+    async def _go(self, lock: Lock, journal: Journal, recipe: Recipe, inputs: Inputs, engines: Engines) -> None:
         drafter, answerer = self._operators(recipe, inputs.system)
         self._refuse_unread_steering(recipe, drafter)
-        live = Live(journal, engine, answer, drafter.stage)
+        judging = dict.fromkeys(asking_stages(recipe), engines.judge)
+        live = Live(journal, engines.answerer, {drafter.stage: engines.writer, **judging})
         before = journal.totals()
-        engines = [one for one in (engine, answer) if one]
+        used = list({id(one): one for one in engines}.values())
         endless = self._sources.dataset is not None
         loop = Loop(
             recipe,
@@ -306,14 +324,17 @@ class Run:
             drafter,
             answerer,
             live,
+            setting=self._setting(recipe, inputs.system),
             vary=inputs.vary,
-            width=max(one.concurrency for one in engines),
+            width=max(one.concurrency for one in used),
             endless=endless,
         )
         self._keep_inputs(journal, recipe)
         digests = {name: self._prompts[name].digest for name in self._prompt_names(recipe)}
         shards = Shards(self.folder, recipe, digests)
-        ledger = Ledger(self.folder, inputs.rows if endless else recipe.num, loop.counts, live, before, engines)
+        rounds = 1 + (drafter.rounds if isinstance(drafter, Settler) else 0)
+        target = inputs.rows * rounds if endless else recipe.num
+        ledger = Ledger(self.folder, target, loop.counts, live, before, used)
         task = asyncio.ensure_future(loop.run(shards))
         drained: asyncio.Future[None] | None = None
         under_way: list[asyncio.Future[Any]] = [task]
@@ -344,16 +365,18 @@ class Run:
                     ledger.write("stopped", error.message if isinstance(error, SelfInstructError) else repr(error))
             raise
         await cancelled(under_way)
+        if final == "complete":
+            shards.draw_sample()
         shards.close()
         ledger.write(final)
         self._out.put(ledger.look(final))
 
     def _refuse_unread_steering(self, recipe: Recipe, drafter: Drafter) -> None:
-        if self._sources.vary and drafter.asks:
-            name = self._prompt_names(recipe)[0]
-            if "vary" not in self._prompts[name].head.slots:
-                hint = "a prompt shows the lines drawn where it has the slot `vary`; see bootstrap/chat"
-                raise UsageError(f"--vary: the prompt {name} has no slot for it", hint=hint)
+        setting = self._setting(recipe, "")
+        names = [setting.prompt_name(stage, setting.style) for stage in drafter.stages]
+        if self._sources.vary and names and not any("vary" in self._prompts[name].head.slots for name in names):
+            hint = "a prompt shows the lines drawn where it has the slot `vary`; see bootstrap/chat"
+            raise UsageError(f"--vary: the prompt {names[0]} has no slot for it", hint=hint)
 
     def _ending(self, task: asyncio.Future[bool]) -> State:
         if not task.done():
@@ -375,7 +398,15 @@ class Run:
                 journal.keep_input(name, content)
 
 
-OWN = ("recipe.toml", "run.json", "lineage.jsonl", "rejected.jsonl", "README.md")
+class Engines(NamedTuple):
+    """Who writes, who answers and who judges: often the same."""
+
+    writer: Engine
+    answerer: Engine
+    judge: Engine
+
+
+OWN = ("recipe.toml", "run.json", "lineage.jsonl", "rejected.jsonl", "sample.jsonl", "README.md")
 """The files of a run folder beside data/, journal and lock."""
 
 
@@ -392,10 +423,19 @@ def stored_recipe(journal: Journal) -> Recipe | None:
 
 def _like(recipe: Recipe, before: Recipe) -> Recipe:
     """The recipe with what was left to the engine settled as it was settled then."""
-    settled = {
-        key: getattr(before, key) for key in ("style", "answer_style", "small") if getattr(recipe, key) == "auto"
-    }
-    return recipe.model_copy(update=settled)
+    open_ones = ("style", "answer_style", "judge_style", "small")
+    return recipe.model_copy(update={key: getattr(before, key) for key in open_ones if getattr(recipe, key) == "auto"})
+
+
+def _no_fewer_rounds(recipe: Recipe, before: Recipe) -> Recipe:
+    """Rounds that were begun are not taken back."""
+    rounds = max(recipe.evolve.rounds, before.evolve.rounds)
+    return recipe.model_copy(update={"evolve": recipe.evolve.model_copy(update={"rounds": rounds})})
+
+
+def _after(style: str, writers: str, engine: Engine, writer: Engine) -> str:
+    """What is left open goes as the writer is asked, where it is asked itself."""
+    return writers if style == "auto" and engine is writer else style
 
 
 def _pick(style: str, engine: Engine) -> Style:

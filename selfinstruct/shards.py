@@ -7,22 +7,23 @@ is compared, not written, so that an edited file is noticed and nothing on disk 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from selfinstruct.card import card
 from selfinstruct.errors import InputError, UsageError
-from selfinstruct.files import write_whole, writing
+from selfinstruct.files import replacing, write_whole, writing
 from selfinstruct.formats import row
 from selfinstruct.loop import Asked, Kept, Rejected
 from selfinstruct.recipe import Recipe, dump
-from selfinstruct.records import Record
+from selfinstruct.records import Record, digest
 
 ROWS = 1_000
 """Rows in a shard."""
@@ -91,6 +92,7 @@ class Shards:
                     "output": record.output,
                     "text": rejected.text,
                     "parents": list(record.parents),
+                    **_evolution(record, rejected.scores),
                     "vary": dict(rejected.steer),
                     "asked": [self._asked(asked) for asked in rejected.asked],
                 }
@@ -114,6 +116,33 @@ class Shards:
             self.flush(force=True)
         finally:
             self._let_go()
+
+    def draw_sample(self) -> None:
+        """Write the training subset of a finished run: so many of its rows, each with the same probability.
+
+        A row is in if few others have a smaller digest of seed and place, so that a longer run adds and replaces rows,
+        and no row moves.
+        """
+        wanted = self._recipe.evolve.sample
+        path = self._folder / "sample.jsonl"
+        if not wanted:
+            with writing(path):
+                path.unlink(missing_ok=True)
+            return
+        self.flush(force=True)
+        lots = (
+            (digest(str(self._recipe.seed), "sample", origin["place"]), at)
+            for at, origin in enumerate(read_lines(self._folder / "lineage.jsonl"))
+        )
+        drawn = {at for _, at in heapq.nsmallest(wanted, lots)}
+        with replacing(path) as file:
+            at = 0
+            for shard in sorted((self._folder / "data").glob("train-*.jsonl")):
+                with shard.open("rb") as rows:
+                    for line in rows:
+                        if at in drawn:
+                            file.write(line)
+                        at += 1
 
     def _let_go(self) -> None:
         self._lineage.close()
@@ -146,6 +175,7 @@ class Shards:
             "origin": record.origin,
             "parents": list(record.parents),
             "classification": record.classification,
+            **_evolution(record, kept.scores),
             "vary": dict(kept.steer),
             "remarks": list(kept.remarks),
             "asked": [self._asked(asked) for asked in kept.asked],
@@ -218,6 +248,16 @@ class _Lines:
             os.truncate(self._path, self._end)
 
 
+_HIDDEN = {"may_add", "before"}
+"""What rules need of an evolution, and others have from the prompt and from the parent."""
+
+
+def _evolution(record: Record, scores: Mapping[str, float]) -> dict[str, Any]:
+    if record.evolution is None:
+        return {"scores": dict(scores)} if scores else {}
+    return {"evolution": record.evolution.model_dump(exclude=_HIDDEN), "scores": dict(scores)}
+
+
 def _edited(path: Path) -> UsageError:
     return UsageError(
         f"{path} is not what this run would write: it was edited, or made by another version",
@@ -244,7 +284,9 @@ def read_kept(folder: Path) -> Iterator[tuple[Record, dict[str, Any]]]:
                 raise _ragged(folder, paths)
             return
         fields = {key: line[key] for key in ("instruction", "input", "output", "system", "reasoning") if key in line}
-        known = {key: origin[key] for key in ("task", "origin", "parents", "classification")}
+        known = {
+            key: origin[key] for key in ("task", "origin", "parents", "classification", "evolution") if key in origin
+        }
         yield Record(**fields, **known), origin
 
 
@@ -313,7 +355,7 @@ def read_lines(path: Path, needs: frozenset[str] = frozenset()) -> Iterator[dict
 def projections(folder: Path) -> Iterator[Path]:
     """The files of a run folder that the byte law covers, in a fixed order."""
     yield from sorted((folder / "data").glob("train-*.jsonl"))
-    for name in ("lineage.jsonl", "rejected.jsonl", "recipe.toml", "README.md"):
+    for name in ("lineage.jsonl", "rejected.jsonl", "sample.jsonl", "recipe.toml", "README.md"):
         if (folder / name).is_file():
             yield folder / name
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.filters import Filter, Rules, open_filter
-from selfinstruct.filters.text import words
+from selfinstruct.words import words
 from selfinstruct.formats import read_seeds
 from selfinstruct.recipe import load
 from selfinstruct.records import Objection, Record

@@ -15,28 +15,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from selfinstruct.records import Objection, Record, digest
+from selfinstruct.words import PHRASE, SPACED, THAI, WORD, words
 
 if TYPE_CHECKING:
     from selfinstruct.recipe import Recipe
-
-# Scripts without blanks between words: in the first a character is about a word, in the second (Thai, Lao, Burmese,
-# Khmer) five of them are.
-_HAN = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-_THAI = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-_MARKS = "\u3000-\u3003\u3008-\u301f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff3d\uff5b-\uff65"
-"""Wide punctuation, which no blank parts from words either."""
-_RUN = f"[^\\s{_HAN}{_THAI}{_MARKS}]+"
-_WORD = re.compile(f"[{_HAN}]|[{_THAI}]{{1,5}}|{_RUN}")
-_PHRASE = re.compile(f"[{_HAN}]{{1,2}}|[{_THAI}]{{1,5}}|{_RUN}")
-"""What weighs as much as an English word."""
-
-
-_SPACED = re.compile(f"[^{_HAN}{_THAI}]")
-
-
-def words(text: str) -> int:
-    """How many words: runs of non-blanks, each Han or Kana character, and every five letters of Thai and its like."""
-    return len(_WORD.findall(text))
 
 
 class _FromTextAlone:
@@ -158,7 +140,7 @@ class Opening:
 
     @staticmethod
     def _trigram(record: Record) -> tuple[str, ...]:
-        found = _PHRASE.findall(record.instruction.casefold())[:3]
+        found = PHRASE.findall(record.instruction.casefold())[:3]
         return tuple(word.strip(_AROUND) or word for word in found)
 
     def objection(self, record: Record) -> str | None:
@@ -277,11 +259,11 @@ class Repetition(_FromTextAlone):
             return None
         prose = _FENCED.sub("", record.output)
         lines = [line.strip() for line in prose.split("\n") if line.strip()]
-        long = Counter(line for line in lines if len(_PHRASE.findall(line)) > 2 and any(map(str.isalpha, line)))
+        long = Counter(line for line in lines if len(PHRASE.findall(line)) > 2 and any(map(str.isalpha, line)))
         line, times = long.most_common(1)[0] if long else ("", 0)
         if times >= 3 and 3 * times >= len(lines):
             return f"{times} times the line {line[:60]!r}"
-        tokens = [word for word in _WORD.findall(prose) if any(map(str.isalnum, word))]
+        tokens = [word for word in WORD.findall(prose) if any(map(str.isalnum, word))]
         runs = [tuple(tokens[at : at + 4]) for at in range(len(tokens) - 3)]
         if len(runs) >= 12 and len(set(runs)) <= len(runs) / 2:
             run = " ".join(Counter(runs).most_common(1)[0][0])
@@ -302,7 +284,7 @@ class Unfinished(_FromTextAlone):
         if record.classification or "```" in record.output:
             return None
         *before, last = [line for line in record.output.split("\n") if line.strip()] or [""]
-        phrases = len(_PHRASE.findall(last))
+        phrases = len(PHRASE.findall(last))
         if phrases <= 12 or not _bare(last) or _NO_SENTENCE.match(last) or _NO_WORD.search(last.split()[-1]):
             return None
         # A poem, a list of headlines, the translation of a text that has no full stop either, keywords.
@@ -314,7 +296,7 @@ class Unfinished(_FromTextAlone):
 def _bare(text: str) -> bool:
     """Ends in a letter, where a sentence would end in a mark. Thai and its like have none; emoji have tails."""
     last = text.rstrip().rstrip("\ufe0f\u200d")[-1:]
-    return bool(last) and unicodedata.category(last)[0] in "LM" and not re.match(f"[{_THAI}]", last)
+    return bool(last) and unicodedata.category(last)[0] in "LM" and not re.match(f"[{THAI}]", last)
 
 
 class AnswerLength:
@@ -350,7 +332,5 @@ def _any_of(terms: tuple[str, ...]) -> re.Pattern[str] | None:
 
 def _whole(term: str) -> str:
     """The pattern of a term as a whole word. Where no blanks part words, any place will do."""
-    before, after = (
-        rf"(?{side}\w)" if _SPACED.match(end) else "" for side, end in (("<!", term[:1]), ("!", term[-1:]))
-    )
+    before, after = (rf"(?{side}\w)" if SPACED.match(end) else "" for side, end in (("<!", term[:1]), ("!", term[-1:])))
     return before + re.escape(term) + after

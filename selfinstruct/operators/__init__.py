@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from selfinstruct.engines import Message, Reply, Request, Style
 from selfinstruct.errors import UsageError
@@ -28,7 +28,13 @@ class Unreadable(NamedTuple):
     text: str
 
 
-Read = Record | Unreadable
+class Untouched(NamedTuple):
+    """A record that is taken as it stands: no rule judges it, and nobody answers it."""
+
+    record: Record
+
+
+Read = Record | Unreadable | Untouched
 Ask = Callable[[str, Request, int], Awaitable[Reply]]
 """``await ask(stage, request, attempt)``: the reply, from the journal or the engine."""
 
@@ -39,10 +45,14 @@ class Pool(NamedTuple):
     seeds: Sequence[Record]
     drafts: Sequence[Record]
     visible: int
+    planned: Callable[[], tuple[str, ...] | None] | None = None
+    """In a replay, for a drafter that settles: the parents' tasks in the stored plan, or None where that ends."""
 
 
 class Drafter(Protocol):
     stage: str
+    stages: tuple[str, ...]
+    """The stages whose prompts it asks with."""
     asks: bool
     """Whether a step asks a model. What asks none is drawn again in a replay, not looked up."""
     feeds_pool: bool
@@ -58,6 +68,24 @@ class Drafter(Protocol):
 
     def read(self, reply: Reply, parents: Sequence[Record], rng: Random) -> list[Read]:
         """The drafts of a reply, in its order. ``rng`` is at the same point as it was for ``ask``."""
+        ...
+
+
+@runtime_checkable
+class Settler(Protocol):
+    """A Drafter whose steps follow on what became of earlier ones. Its steps go round: step ``s`` is drawn when step
+    ``s - rows`` is settled, and its drafts are judged when all rounds before it are. A draft of its that fails later
+    gives up its place in the memory of the rules."""
+
+    rows: int
+    rounds: int
+
+    def blank(self, parents: Sequence[Record], rng: Random) -> Record:
+        """What stands for a draft that could not be read."""
+        ...
+
+    def settle(self, drafts: Sequence[Record], kept: Record | None) -> None:
+        """What became of the next step, in plan order: all that was read, and the one that was kept, if one was."""
         ...
 
 
@@ -137,15 +165,18 @@ def open_operator(name: str, setting: Setting) -> Any:
     return _factory(name)(setting)
 
 
-def check_operators(recipe: Recipe, *, system: bool) -> None:
+def check_operators(recipe: Recipe, prompts: Prompts, *, judging: Sequence[str], system: bool) -> None:
     """Raises UsageError where the recipe's operators are not there or not of their sort, where its sampling names a
-    stage at which nothing is asked, or where there is a system text and no answer that it could go with."""
+    stage at which nothing is asked, or where there is a system text and no answer that it could go with. ``judging``
+    are the stages at which its rules ask."""
     drafter, answerer = _factory(recipe.draft.operator), _factory(recipe.answer.operator)
     for key, factory, verb in (("draft", drafter, "draw"), ("answer", answerer, "answer")):
         if isinstance(factory, type) and not hasattr(factory, verb):
             name = getattr(recipe, key).operator
             raise UsageError(f"recipe: {key}.operator = {name!r} is no such operator", hint="see docs/recipes.md")
-    stages = (getattr(drafter, "stage", None), *getattr(answerer, "stages", (None,)))
+    if hasattr(drafter, "check"):
+        drafter.check(recipe, prompts)
+    stages = (getattr(drafter, "stage", None), *getattr(answerer, "stages", (None,)), *judging)
     unknown = sorted(recipe.sampling.keys() - set(stages))
     if unknown and None not in stages:
         hint = "this recipe asks at " + ", ".join(map(str, stages))

@@ -20,6 +20,7 @@ class Alpaca:
     """
 
     stage = "alpaca"
+    stages = ("alpaca",)
     asks = True
 
     def __init__(self, setting: Setting) -> None:

@@ -16,6 +16,7 @@ class Bootstrap:
     """Six seeds and two model-written tasks are shown, shuffled; the model continues their list."""
 
     stage = "bootstrap"
+    stages = ("bootstrap",)
     asks = True
 
     def __init__(self, setting: Setting) -> None:

@@ -16,6 +16,7 @@ class Given:
     """Reads the dataset as the plan goes on: nothing but what is under way is held in memory."""
 
     stage = "given"
+    stages = ()
     asks = False
     feeds_pool = False
 

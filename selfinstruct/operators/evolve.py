@@ -1,0 +1,285 @@
+"""Evolve tasks round after round: in depth, in breadth, or their answers (Evol-Instruct, Xu et al. 2024, section 3)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import IO, NamedTuple
+
+from selfinstruct.engines import Reply, Request
+from selfinstruct.errors import UsageError
+from selfinstruct.files import writing
+from selfinstruct.formats import read_dataset
+from selfinstruct.operators import Pool, Read, Setting, Unreadable, Untouched
+from selfinstruct.prompts import Prompts
+from selfinstruct.recipe import Phase, Recipe, Rounds
+from selfinstruct.records import Evolution, Record
+from selfinstruct.words import words
+
+FOLDER = "evolve"
+"""Where the operators' prompts lie, and the stage at which they are asked."""
+
+
+class Evolve:
+    """Round 0 is the dataset, untouched. In every later round each row's lineage is tried once with an operator drawn
+    for it; a draft that is kept takes its parent's place, and where none is, the parent is tried again in the next.
+
+    The lineages go round in a queue that lies on disk, so that no more of them is in memory than is under way.
+    """
+
+    stage = FOLDER
+    asks = True
+    feeds_pool = False
+
+    def __init__(self, setting: Setting) -> None:
+        if setting.source is None:
+            raise UsageError("this recipe evolves a dataset", hint="`selfinstruct evolve INPUT` names it")
+        self._setting = setting
+        self._recipe = setting.recipe
+        self._source: Iterator[Record] = iter(read_dataset(setting.source))
+        self.rows = setting.rows
+        self.rounds = setting.recipe.evolve.rounds
+        self._heads = {name: setting.prompts[self._prompt(name)].head for name in operators(setting.recipe.evolve)}
+        self.stages = tuple(f"{FOLDER}/{name}" for name in self._heads)
+        directions = {name: head.direction or "in-depth" for name, head in self._heads.items()}
+        self._directions = directions
+        self._answers = "answer" in directions.values()
+        if self._answers and len(set(directions.values())) > 1:
+            odd = next(name for name, direction in directions.items() if direction != "answer")
+            raise UsageError(
+                f"operator {odd!r} rewrites instructions, and others of this recipe rewrite answers",
+                hint="an evolution does one or the other: choose --operators of one kind",
+            )
+        self._queue = _Queue()
+        self._drawn: deque[_Lineage] = deque()
+
+    @staticmethod
+    def check(recipe: Recipe, prompts: Prompts) -> None:
+        """Raises UsageError for an operator that there is no prompt for."""
+        table = recipe.evolve
+        there = operators_in(prompts)
+        for name in operators(table):
+            if name not in there:
+                raise UsageError(f"there is no operator {name!r}", hint="there are " + ", ".join(there))
+        if not table.operators and table.rounds > sum(phase.rounds for phase in table.first):
+            raise UsageError("the recipe names no operators", hint="--operators does, or evolve.operators in it")
+
+    def _prompt(self, name: str) -> str:
+        return self._setting.prompt_name(f"{FOLDER}/{name}", self._setting.style)
+
+    # A step.
+
+    def draw(self, pool: Pool, step: int, rng: Random) -> tuple[Record, ...] | None:
+        """The row itself in round 0; later what has become of it. Nothing where the lineage rests."""
+        if step >= self.rows * (self.rounds + 1):
+            return None
+        if step < self.rows:
+            row = self._row(next(self._source), step)
+            self._drawn.append(_Lineage(row))
+            return (row,)
+        lineage = self._queue.pop()
+        parent = lineage.current
+        planned = None if pool.planned is None else pool.planned()
+        if planned == () or (self._rests(lineage) and not planned):
+            self._drawn.append(lineage)
+            return ()
+        if pool.planned is not None:
+            if planned is None:
+                return None
+            parent = next((record for record in lineage.drafts if (record.task,) == planned), parent)
+        tries = lineage.tries + 1 if parent.task == lineage.tried else 1
+        self._drawn.append(lineage._replace(tries=tries, tried=parent.task))
+        assert parent.evolution is not None
+        return (parent.model_copy(update={"evolution": parent.evolution.model_copy(update={"attempt": tries})}),)
+
+    def ask(self, parents: Sequence[Record], steer: Mapping[str, str], rng: Random) -> Request | None:
+        if not parents or _is_row(parents[0]):
+            return None
+        parent = parents[0]
+        values = {"instruction": parent.instruction, "input": parent.input, "output": parent.output}
+        sampling = self._recipe.sampling.get(FOLDER, {})
+        name = self._operator(parent, rng)
+        return self._setting.draft(f"{FOLDER}/{name}", {**values, "vary": dict(steer)}, **sampling)
+
+    def read(self, reply: Reply, parents: Sequence[Record], rng: Random) -> list[Read]:
+        if not parents:
+            return []
+        if _is_row(parents[0]):
+            return [Untouched(parents[0])]
+        child = self.blank(parents, rng)
+        parent, evolution = parents[0], child.evolution
+        assert evolution is not None
+        text = reply.text.strip() if self._recipe.behaviour == "compat" else unwrapped(reply.text, answer=self._answers)
+        if reply.finish != "stop":
+            return [Unreadable("truncated", f"the reply was cut off ({reply.finish})", reply.text)]
+        if not text:
+            return [Unreadable("unreadable", "the reply holds no text", reply.text)]
+        before = parent.output if self._answers else parent.instruction
+        evolution = evolution.model_copy(update={"added": words(text) - words(before), "before": before})
+        update = {"evolution": evolution, "output" if self._answers else "instruction": text}
+        if self._answers:
+            update |= {"instruction": parent.instruction, "input": parent.input}
+        return [child.model_copy(update=update)]
+
+    def blank(self, parents: Sequence[Record], rng: Random) -> Record:
+        parent = parents[0]
+        known = parent.evolution
+        assert known is not None
+        name = self._operator(parent, rng)
+        evolution = Evolution(
+            lineage=known.lineage,
+            root=known.root,
+            round=known.round + known.attempt,
+            operator=name,
+            direction=self._directions[name],
+            attempt=known.attempt,
+            may_add=self._heads[name].added,
+        )
+        return Record(
+            instruction="", origin=self.stage, parents=(parent.task,), system=parent.system, evolution=evolution
+        )
+
+    def settle(self, drafts: Sequence[Record], kept: Record | None) -> None:
+        lineage = self._drawn.popleft()
+        if kept is not None:
+            lineage = lineage._replace(current=kept)
+        if self._setting.replays:  # its parents are the stored plan's: any of them may come next
+            lineage = lineage._replace(drafts=(*lineage.drafts, *drafts))
+        self._queue.push(lineage)
+
+    # What a step is made of.
+
+    def _row(self, row: Record, number: int) -> Record:
+        """A row of the dataset as round 0 has it: instruction and input are one text from now on."""
+        given = row.input
+        if self._recipe.behaviour == "compat":
+            given, text = "", f"{row.instruction}\r\n{row.input}"
+        else:
+            text = f"{row.instruction}\n\n{row.input}" if row.input.strip() else row.instruction
+        if self._answers:
+            text = row.instruction
+        else:
+            given = ""
+        task = row.task or row.id
+        evolution = Evolution(lineage=number, root=task)
+        update = {"instruction": text, "input": given, "origin": "given", "task": task, "parents": (row.id,)}
+        return row.model_copy(update={**update, "evolution": evolution})
+
+    def _rests(self, lineage: _Lineage) -> bool:
+        most = self._recipe.evolve.max_failures
+        return 0 < most <= lineage.tries and lineage.tried == lineage.current.task
+
+    def _operator(self, parent: Record, rng: Random) -> str:
+        """The operator drawn for the next try of a parent."""
+        assert parent.evolution is not None
+        table = _drawn_from(self._recipe.evolve, parent.evolution.round + parent.evolution.attempt)
+        return rng.choices(table.operators, table.weights or None)[0]
+
+
+def operators(table: Rounds) -> tuple[str, ...]:
+    """The operators that some round may draw, each once."""
+    names = [name for phase in table.first for name in phase.operators]
+    return tuple(dict.fromkeys((*names, *table.operators)))
+
+
+def operators_in(prompts: Prompts) -> list[str]:
+    """All operators that there are prompts for: the files in ``evolve/``, and the folders beside its frames."""
+    parts = [name.split("/")[1] for name in prompts.names() if name.startswith(f"{FOLDER}/")]
+    return sorted(set(parts) - {"frames"})
+
+
+def _drawn_from(table: Rounds, number: int) -> Rounds | Phase:
+    """Where the operators of a round stand, counted from 1."""
+    for phase in table.first:
+        if number <= phase.rounds:
+            return phase
+        number -= phase.rounds
+    return table
+
+
+def _is_row(record: Record) -> bool:
+    return record.evolution is not None and record.evolution.round == record.evolution.attempt == 0
+
+
+_LABEL = re.compile(
+    r"^[ \t#*_>]*(?:the |your )?(?:new|rewritten|evolved|created|harder|easier|revised|improved|final)"
+    r" (?:prompt|instruction|task|question|problem|version|answer|response)[ \t#*_]*:[ \t*_]*",
+    re.IGNORECASE | re.MULTILINE,
+)
+_PREFACE = re.compile(
+    r"\A(?:sure|certainly|of course|okay|ok|absolutely|here(?:'s| is| are|\u2019s))\b[^\n]{0,120}:[ \t*]*\n+(?=\S)",
+    re.IGNORECASE,
+)
+_FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n(.*)\n```\Z", re.DOTALL)
+_QUOTES = ('""', "''", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb", "``")
+
+
+def unwrapped(text: str, *, answer: bool = False) -> str:
+    """An evolved text without what models wrap it in: what precedes the last label, a first line that announces it, a
+    fence or quotes around the whole. Of an ``answer`` only label and first line go: its fence may be code."""
+    while True:
+        before = text
+        labels = list(_LABEL.finditer(text))
+        text = (text[labels[-1].end() :] if labels else text).strip()
+        text = _PREFACE.sub("", text, count=1)
+        if not answer:
+            fence = _FENCE.match(text)
+            if fence and "```" not in fence[1]:
+                text = fence[1].strip()
+            if len(text) > 1 and text[0] + text[-1] in _QUOTES and not {text[0], text[-1]} & set(text[1:-1]):
+                text = text[1:-1].strip()
+        if text == before:
+            return text
+
+
+class _Lineage(NamedTuple):
+    """A row and what has become of it."""
+
+    current: Record
+    drafts: tuple[Record, ...] = ()
+    """In a replay, all that was made of it."""
+    tries: int = 0
+    """How often in a row ``tried``, a task, has been tried."""
+    tried: str = ""
+
+
+class _Queue:
+    """First in, first out, on disk: a file for every so many lineages, gone once it has been read."""
+
+    _each = 65_536
+
+    def __init__(self) -> None:
+        self._files: deque[IO[bytes]] = deque()
+        self._written = self._read = self._at = 0  # lines of the last file and of the first one, and its next byte
+
+    def push(self, lineage: _Lineage) -> None:
+        records = [record.model_dump(exclude_defaults=True) for record in (lineage.current, *lineage.drafts)]
+        with writing(_SCRATCH):
+            if not self._files or self._written == self._each:
+                self._files.append(tempfile.TemporaryFile(prefix="selfinstruct-"))  # noqa: SIM115 - closed by pop
+                self._written = 0
+            self._files[-1].seek(0, os.SEEK_END)
+            self._files[-1].write(json.dumps([records, lineage.tries, lineage.tried]).encode() + b"\n")
+            self._written += 1
+
+    def pop(self) -> _Lineage:
+        with writing(_SCRATCH):
+            self._files[0].seek(self._at)
+            line = self._files[0].readline()
+            self._at += len(line)
+            self._read += 1
+            if self._read == self._each:
+                self._files.popleft().close()
+                self._read = self._at = 0
+        records, tries, tried = json.loads(line)
+        current, *drafts = map(Record.model_validate, records)
+        return _Lineage(current, tuple(drafts), tries, tried)
+
+
+_SCRATCH = Path(tempfile.gettempdir())
