@@ -154,7 +154,8 @@ class Run:
         recipe = self.recipe
         check_filters(recipe)
         judging = asking_stages(recipe)
-        check_operators(recipe, self._prompts, judging=judging, system=self._sources.system is not None)
+        system, dataset = self._sources.system is not None, self._sources.dataset is not None
+        check_operators(recipe, self._prompts, judging=judging, system=system, dataset=dataset)
         for model, given in zip((recipe.model, recipe.answer_model, recipe.judge_model), self._engines, strict=True):
             if model and given is None:
                 engine_factory(model)

@@ -22,16 +22,25 @@ ROOT = Path(__file__).parent.parent
 SEEDS = ROOT / "seeds" / "175.jsonl"
 SCRIPTS = Path(__file__).parent / "scripts"
 KINDS = (("self-instruct", "strict"), ("self-instruct", "compat"), ("alpaca", "strict"), ("alpaca", "compat"))
-KINDS += (("answer", "strict"),)
+KINDS += (
+    ("answer", "strict"),
+    ("evolve/wizardlm", "strict"),
+    ("evolve/wizardlm", "compat"),
+    ("evolve/quality", "strict"),
+)
+GIVEN = ("given", "evolve")
+"""Operators that read a dataset."""
 
 
 def plan(kind: tuple[str, str] | str = "self-instruct", *sets: str, script: str = "scrambled", **values: Any) -> Recipe:
     name, behaviour = (kind, "strict") if isinstance(kind, str) else kind
+    if name.startswith("evolve/"):
+        sets = ("evolve.rounds=3", *sets)
     return load(name, (f"behaviour={behaviour}", *sets), {"model": f"scripted/{SCRIPTS / script}.toml", **values})
 
 
 def dataset(folder: Path, rows: int = 40) -> Path:
-    """A dataset to answer, beside the run folder."""
+    """A dataset to answer or to evolve, beside the run folder."""
     path = folder / "source.jsonl"
     lines = (
         {"instruction": f"Say what the number {n} is good for.", "input": f"case {n}" * (n % 2), "output": "?"}
@@ -42,8 +51,8 @@ def dataset(folder: Path, rows: int = 40) -> Path:
 
 
 def run_of(folder: Path, recipe: Recipe, engine: Engine | None = None, **more: Any) -> Run:
-    """A run on the 175 seeds, or, for the recipe that answers, on ``dataset``."""
-    if recipe.draft.operator == "given":
+    """A run on the 175 seeds, or, for a recipe that reads one, on ``dataset``."""
+    if recipe.draft.operator in GIVEN:
         source = folder.parent / "source.jsonl"
         more.setdefault("source", source if source.exists() else dataset(folder.parent))
     else:

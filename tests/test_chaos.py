@@ -33,6 +33,15 @@ def command(folder: Path, recipe: str, num: int, model: str) -> list[str]:
     run = [sys.executable, "-m", "selfinstruct"]
     if recipe == "answer":
         run += ["answer", str(folder.parent / "source.jsonl")]
+    elif recipe.startswith("evolve/"):
+        run += [
+            "evolve",
+            str(folder.parent / "source.jsonl"),
+            "--preset",
+            recipe.removeprefix("evolve/"),
+            "--rounds",
+            "3",
+        ]
     else:
         run += ["generate", "--seeds", str(SEEDS), "--recipe", recipe, "--num", str(num)]
     return [*run, "--model", model, "--out", str(folder)]
@@ -95,11 +104,11 @@ def begun(folder: Path) -> bool:
 def test_a_run_killed_again_and_again_ends_in_the_same_bytes(tmp_path: Path) -> None:
     """Runs of every kind, each killed a few times and then resumed to its end, until all kills are spent."""
     random = Random(int(os.environ.get("SELFINSTRUCT_CHAOS", "1")))
-    kinds = itertools.cycle([("self-instruct", 60), ("alpaca", 250), ("answer", 100)])
+    kinds = itertools.cycle([("self-instruct", 60), ("alpaca", 250), ("answer", 100), ("evolve/wizardlm", 100)])
     homes = (tmp_path / str(number) for number in itertools.count())
     whole: dict[str, dict[str, bytes]] = {}
     spent = inside = 0
-    while spent < KILLS or len(whole) < 3:
+    while spent < KILLS or len(whole) < 4:
         name, num = next(kinds)
         recipe = plan(name, num=num, script="unhurried")
         home = next(homes)

@@ -165,15 +165,19 @@ def open_operator(name: str, setting: Setting) -> Any:
     return _factory(name)(setting)
 
 
-def check_operators(recipe: Recipe, prompts: Prompts, *, judging: Sequence[str], system: bool) -> None:
+def check_operators(recipe: Recipe, prompts: Prompts, *, judging: Sequence[str], system: bool, dataset: bool) -> None:
     """Raises UsageError where the recipe's operators are not there or not of their sort, where its sampling names a
-    stage at which nothing is asked, or where there is a system text and no answer that it could go with. ``judging``
-    are the stages at which its rules ask."""
+    stage at which nothing is asked, where there is a system text and no answer that it could go with, or where there
+    should be a dataset. ``judging`` are the stages at which its rules ask."""
     drafter, answerer = _factory(recipe.draft.operator), _factory(recipe.answer.operator)
     for key, factory, verb in (("draft", drafter, "draw"), ("answer", answerer, "answer")):
         if isinstance(factory, type) and not hasattr(factory, verb):
             name = getattr(recipe, key).operator
             raise UsageError(f"recipe: {key}.operator = {name!r} is no such operator", hint="see docs/recipes.md")
+    if getattr(drafter, "reads_dataset", False) and not dataset:
+        name = recipe.draft.operator
+        hint = "`selfinstruct answer INPUT` and `selfinstruct evolve INPUT` name one"
+        raise UsageError(f"the operator {name!r} of this recipe reads a dataset", hint=hint)
     if hasattr(drafter, "check"):
         drafter.check(recipe, prompts)
     stages = (getattr(drafter, "stage", None), *getattr(answerer, "stages", (None,)), *judging)

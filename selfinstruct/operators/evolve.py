@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,10 +37,10 @@ class Evolve:
     stage = FOLDER
     asks = True
     feeds_pool = False
+    reads_dataset = True
 
     def __init__(self, setting: Setting) -> None:
-        if setting.source is None:
-            raise UsageError("this recipe evolves a dataset", hint="`selfinstruct evolve INPUT` names it")
+        assert setting.source is not None
         self._setting = setting
         self._recipe = setting.recipe
         self._source: Iterator[Record] = iter(read_dataset(setting.source))
@@ -252,10 +253,10 @@ class _Lineage(NamedTuple):
 class _Queue:
     """First in, first out, on disk: a file for every so many lineages, gone once it has been read."""
 
-    _each = 65_536
-
-    def __init__(self) -> None:
+    def __init__(self, each: int = 65_536) -> None:
+        self._each = each
         self._files: deque[IO[bytes]] = deque()
+        weakref.finalize(self, _close, self._files)
         self._written = self._read = self._at = 0  # lines of the last file and of the first one, and its next byte
 
     def push(self, lineage: _Lineage) -> None:
@@ -280,6 +281,11 @@ class _Queue:
         records, tries, tried = json.loads(line)
         current, *drafts = map(Record.model_validate, records)
         return _Lineage(current, tuple(drafts), tries, tried)
+
+
+def _close(files: deque[IO[bytes]]) -> None:
+    for file in files:
+        file.close()
 
 
 _SCRATCH = Path(tempfile.gettempdir())

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
 from selfinstruct.engines import Reply
-from selfinstruct.errors import UsageError
 from selfinstruct.formats import read_dataset
 from selfinstruct.operators import Pool, Read, Setting
 from selfinstruct.records import Record
@@ -19,10 +18,10 @@ class Given:
     stages = ()
     asks = False
     feeds_pool = False
+    reads_dataset = True
 
     def __init__(self, setting: Setting) -> None:
-        if setting.source is None:
-            raise UsageError("the operator 'given' reads a dataset", hint="`selfinstruct answer INPUT` names it")
+        assert setting.source is not None
         self._rows: Iterator[Record] = iter(read_dataset(setting.source))
 
     def draw(self, pool: Pool, step: int, rng: Random) -> tuple[Record, ...] | None:
