@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import yaml
 
@@ -13,9 +14,29 @@ from selfinstruct.recipe import Recipe
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def card(recipe: Recipe, kept: int, size: int, rejected: Mapping[tuple[str, str], int], remarks: Counter[str]) -> str:
+class Sample(NamedTuple):
+    """The training subset that was drawn into sample.jsonl."""
+
+    rows: int
+    size: int
+    """Bytes."""
+
+
+def card(
+    recipe: Recipe,
+    kept: int,
+    size: int,
+    rejected: Mapping[tuple[str, str], int],
+    remarks: Counter[str],
+    *,
+    rounds: Mapping[int, int] | None = None,
+    sample: Sample | None = None,
+) -> str:
     """The text of README.md. It depends on the recipe and on what was kept and rejected, and on nothing else. ``size``:
-    bytes of all shards."""
+    bytes of all shards. ``rounds``: of a recipe that evolves, the rows that were kept of each round."""
+    files = {"default": ("data/train-*.jsonl", size)}
+    if sample:
+        files["sample"] = ("sample.jsonl", sample.size)
     head = {
         "license": recipe.license,
         "pretty_name": f"{recipe.name} ({recipe.model})",
@@ -24,15 +45,20 @@ def card(recipe: Recipe, kept: int, size: int, rejected: Mapping[tuple[str, str]
         "annotations_creators": ["machine-generated"],
         "language_creators": ["machine-generated"],
         "tags": ["synthetic", "instruction-tuning", "selfinstruct", recipe.name],
-        # Declared, so that a shard whose column is empty throughout has the type of the others.
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.jsonl"}]}],
-        # The size, so that `datasets` does not take a folder that has grown for the one that it has in its cache.
-        "dataset_info": {
-            "features": [{"name": column, "dtype": "string"} for column in recipe.columns],
-            "download_size": size,
-        },
+        "configs": [
+            {"config_name": name, "data_files": [{"split": "train", "path": path}]} for name, (path, _) in files.items()
+        ],
+        "dataset_info": [
+            {
+                "config_name": name,
+                # Declared, so that a shard whose column is empty throughout has the type of the others.
+                "features": [{"name": column, "dtype": "string"} for column in recipe.columns],
+                # So that `datasets` does not take a folder that has grown for the one that it has in its cache.
+                "download_size": held,
+            }
+            for name, (_, held) in files.items()
+        ],
     }
-    answered = f" and answered by `{recipe.answer_model}`" if recipe.answer_model else ""
     lines = [
         "---",
         yaml.safe_dump(head, sort_keys=False, allow_unicode=True).rstrip("\n"),
@@ -40,14 +66,25 @@ def card(recipe: Recipe, kept: int, size: int, rejected: Mapping[tuple[str, str]
         "",
         f"# {recipe.name}: {kept} records",
         "",
-        f"Synthetic instruction-tuning data, written by `{recipe.model}`{answered} with `selfinstruct` {__version__}, "
+        f"Synthetic instruction-tuning data, {_made(recipe)} with `selfinstruct` {__version__}, "
         f"recipe `{recipe.name}` ({recipe.behaviour}), run seed {recipe.seed}. Recipe: {recipe.about}.",
         "",
         "- `data/train-*.jsonl`: the records. `lineage.jsonl`: where each came from, by `id`. "
         "`rejected.jsonl`: everything that was not kept, and why. `recipe.toml`: every setting.",
+    ]
+    if sample:
+        lines.append(
+            f"- `sample.jsonl`: {sample.rows} of the records, drawn with equal probability; "
+            '`load_dataset(…, "sample")` loads them.'
+        )
+    lines += [
         f"- Licence: `{recipe.license}`. {_terms(recipe)}",
         "- No person has checked these records. They may be wrong, biased or unsafe in the ways of their model.",
         "",
+    ]
+    if rounds is not None:
+        lines += _rounds(recipe, rounds)
+    lines += [
         "## Accounting",
         "",
         "| at | rule | rejected |",
@@ -63,6 +100,37 @@ def card(recipe: Recipe, kept: int, size: int, rejected: Mapping[tuple[str, str]
     return "\n".join(lines) + "\n"
 
 
+def _made(recipe: Recipe) -> str:
+    """Who wrote it, and whoever else had a part in it."""
+    models = (("written", recipe.model), ("answered", recipe.answer_model), ("judged", recipe.judge_model))
+    *most, last = (f"{verb} by `{model}`" for verb, model in models if model)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _rounds(recipe: Recipe, rounds: Mapping[int, int]) -> list[str]:
+    """What was kept of each round, and what drew it."""
+    evolve = recipe.evolve
+    tables = [phase for phase in evolve.first for _ in range(phase.rounds)] + [evolve] * evolve.rounds
+    lines = [
+        "## Rounds",
+        "",
+        "The rows of round 0 stand as they were found. A later round tries each lineage once at the most, with an "
+        "operator drawn for it.",
+        "",
+        "| round | operators | rows |",
+        "|---:|---|---:|",
+        f"| 0 | | {rounds.get(0, 0)} |",
+    ]
+    for number, table in enumerate(tables[: evolve.rounds], 1):
+        weights = table.weights or (1.0,) * len(table.operators)
+        drawn = (
+            name if len(set(weights)) == 1 else f"{name} {weight:g}"
+            for name, weight in zip(table.operators, weights, strict=True)
+        )
+        lines.append(f"| {number} | {', '.join(drawn)} | {rounds.get(number, 0)} |")
+    return [*lines, ""]
+
+
 def _order(one: tuple[tuple[str, str], int]) -> tuple[str, int, str]:
     (at, rule), count = one
     return ("0" if at == "draft" else "1", -count, rule)
@@ -72,4 +140,5 @@ def _terms(recipe: Recipe) -> str:
     models = " and ".join(f"`{name}`" for name in dict.fromkeys((recipe.model, recipe.answer_model)) if name)
     if recipe.license != "other":
         return "As stated by whoever made the run."
-    return f"The outputs are subject to the terms of {models} and of the seed tasks; state a licence with `--license`."
+    sources = "of the seed tasks" if recipe.draft.operator not in ("given", "evolve") else "of the rows it began with"
+    return f"The outputs are subject to the terms of {models} and {sources}; state a licence with `--license`."

@@ -1,17 +1,23 @@
-"""The whole story of one record or reject: parents, requests, replies, verdict."""
+"""The whole story of one record, reject or lineage: parents, requests, replies, verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from selfinstruct import state
+from selfinstruct.errors import InputError, UsageError
 from selfinstruct.journal import Journal, Place
 from selfinstruct.loop import Kept, Rejected
-from selfinstruct.records import Record
+from selfinstruct.records import Evolution, Record
 from selfinstruct.replaying import Story
-from selfinstruct.shards import read_kept, read_rejected
+from selfinstruct.shards import read_kept, read_lines, read_rejected
+
+_Task = tuple[str, int | None]
+"""A task and the lineage in which it is looked for, as two may come to the same; None: anywhere."""
 
 
 def lineage(folder: Path, name: str, *, with_prompts: bool = False) -> dict[str, Any] | None:
@@ -20,19 +26,21 @@ def lineage(folder: Path, name: str, *, with_prompts: bool = False) -> dict[str,
     ``with_prompts`` renders every prompt again as the model read it, by going over the stored run. None where nothing
     has that name.
     """
-    found = _kept(folder, name) or _rejected(folder, name)
+    found = next((_story(record, line) for record, line in _lines(folder) if name in _names(line)), None)
     if found is None:
         return None
     # A replay has no journal of its own: it re-judged another folder's replies.
     home = Path(state.read(folder).get("replay of", folder))
     story = Story(home) if (home / "journal.sqlite").is_file() else None
     try:
-        known = {seed.task: seed for seed in story.seeds} if story else {}
-        wanted = {*found["parents"], (found["verdict"] or {}).get("neighbour", "")}
+        ours = _lineage(found)
+        near = (found["verdict"] or {}).get("neighbour", "")
+        seeds = story.seeds if story else ()
+        known: dict[_Task, dict[str, Any]] = {(seed.task, None): _told(seed, {}) for seed in seeds}
+        wanted = {(task, ours) for task in found["parents"]} | ({(near, None)} if near else set())
         known |= _tasks(folder, wanted - known.keys())
-        found["parents"] = [_parent(task, known) for task in found["parents"]]
-        neighbour = known.get((found["verdict"] or {}).get("neighbour", ""))
-        found["neighbour"] = neighbour.instruction if neighbour else ""
+        found["parents"] = [known.get((task, ours)) or _told(_gone(task), {}) for task in found["parents"]]
+        found["neighbour"] = known[near, None]["instruction"] if (near, None) in known else ""
         if story:
             found["asked"] = [_exchange(story.journal, asked) for asked in found["asked"]]
             if with_prompts:
@@ -43,40 +51,21 @@ def lineage(folder: Path, name: str, *, with_prompts: bool = False) -> dict[str,
     return found
 
 
-def _kept(folder: Path, name: str) -> dict[str, Any] | None:
-    for record, origin in read_kept(folder):
-        if name in (origin["id"], origin["task"], origin["place"]):
-            return {
-                "name": f"{origin['id']} {origin['place']}",
-                "place": origin["place"],
-                "record": record.model_dump(),
-                "verdict": None,
-                "text": "",
-                "vary": origin["vary"],
-                "parents": origin["parents"],
-                "asked": origin["asked"],
-            }
-    return None
-
-
-def _rejected(folder: Path, name: str) -> dict[str, Any] | None:
+def _lines(folder: Path) -> Iterator[tuple[Record, dict[str, Any]]]:
+    """What was kept, then what was rejected, each with its line."""
+    yield from read_kept(folder)
     for line in read_rejected(folder):
-        if name in (line["name"], line["task"], _draft(line)):
-            record = Record(instruction=line["instruction"], input=line["input"], output=line["output"])
-            return {
-                "name": line["name"],
-                "place": line["name"],
-                "record": record.model_dump(),
-                "verdict": {key: line[key] for key in ("at", "by", "why", "neighbour", "score")},
-                "text": line["text"],
-                "vary": line["vary"],
-                "parents": line["parents"],
-                "asked": line["asked"],
-            }
-    return None
+        fields = {key: line[key] for key in ("instruction", "input", "output", "task", "parents")}
+        yield Record(**fields, origin="rejected"), line
 
 
-def _draft(line: dict[str, Any]) -> str:
+def _names(line: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the record or reject of a line may be called; first the name that no other has."""
+    names = (line["place"], line["id"], line["task"]) if "id" in line else (line["name"], line["task"], _draft(line))
+    return tuple(filter(None, names))
+
+
+def _draft(line: Mapping[str, Any]) -> str:
     """The place of the draft that a rejected answer belongs to: ``bootstrap:3.1`` for ``input-first:3.1.0``."""
     if line["at"] == "draft" or not line["asked"]:
         return ""
@@ -84,27 +73,55 @@ def _draft(line: dict[str, Any]) -> str:
     return f"{Place.read(line['asked'][0]['place']).stage}:{place}"
 
 
-def _tasks(folder: Path, wanted: set[str]) -> dict[str, Record]:
-    """The model-written tasks of those names, among what was kept and what was rejected."""
-    found: dict[str, Record] = {}
-    for record, _ in read_kept(folder) if wanted else ():
-        if record.task in wanted:
-            found.setdefault(record.task, record)
-    for line in read_rejected(folder) if wanted - found.keys() else ():
-        if line["task"] in wanted:
-            found.setdefault(
-                line["task"], Record(instruction=line["instruction"], task=line["task"], origin="rejected")
-            )
+def _lineage(line: Mapping[str, Any]) -> int | None:
+    number: int | None = (line.get("evolution") or {}).get("lineage")
+    return number
+
+
+def _story(record: Record, line: Mapping[str, Any]) -> dict[str, Any]:
+    kept = "id" in line
+    return {
+        "name": f"{line['id']} {line['place']}" if kept else line["name"],
+        "place": _names(line)[0],
+        "record": record.model_dump(exclude={"evolution"}),
+        "verdict": None if kept else {key: line[key] for key in ("at", "by", "why", "neighbour", "score")},
+        "text": line.get("text", ""),
+        "evolution": line.get("evolution"),
+        "scores": line.get("scores", {}),
+        "remarks": line.get("remarks", []),
+        "vary": line["vary"],
+        # A row's only parent is itself, as it stood in the dataset.
+        "parents": [] if (line.get("evolution") or {}).get("round") == 0 else line["parents"],
+        "asked": line["asked"],
+    }
+
+
+def _tasks(folder: Path, wanted: Collection[_Task]) -> dict[_Task, dict[str, Any]]:
+    """The tasks of those names, among what was kept and what was rejected."""
+    found: dict[_Task, dict[str, Any]] = {}
+    for record, line in _lines(folder) if wanted else ():
+        for key in {(record.task, _lineage(line)), (record.task, None)}:
+            if key in wanted:
+                found.setdefault(key, _told(record, line))
+        if len(found) == len(wanted):
+            break
     return found
 
 
-def _parent(task: str, known: Mapping[str, Record]) -> dict[str, str]:
-    record = known.get(task)
+def _told(record: Record, line: Mapping[str, Any]) -> dict[str, Any]:
+    """A task as another's story tells it; a seed has no line."""
     return {
-        "task": task,
-        "origin": record.origin if record else "",
-        "instruction": record.instruction if record else "(not in this folder)",
+        "task": record.task,
+        "origin": record.origin,
+        "instruction": record.instruction,
+        "output": record.output,
+        "place": _names(line)[0] if line else "",
+        "evolution": line.get("evolution"),
     }
+
+
+def _gone(task: str) -> Record:
+    return Record(instruction="(not in this folder)", task=task, origin="")
 
 
 def _exchange(journal: Journal, asked: dict[str, Any]) -> dict[str, Any]:
@@ -140,3 +157,111 @@ class _Catch:
         for asked in one.asked:
             if str(asked.place) in self._wanted:
                 self.read[str(asked.place)] = asked.request.text()
+
+
+class Node(NamedTuple):
+    """The row, or a try of what it had become: kept, or rejected by a rule."""
+
+    name: str
+    """The place of a record, the name of a reject."""
+    id: str
+    """Of a record."""
+    task: str
+    parent: str
+    """The name of the node that was evolved; empty for the row."""
+    evolution: Evolution
+    scores: Mapping[str, float]
+    remarks: tuple[str, ...]
+    by: str
+    """The rule that rejected it; empty: kept."""
+    why: str
+    instruction: str
+    input: str
+    output: str
+    text: str
+    """What could not be read, as it came."""
+
+
+class Tree(NamedTuple):
+    """One lineage: its row first, then each round's try."""
+
+    lineage: int
+    nodes: tuple[Node, ...]
+    others: tuple[str, ...]
+    """What has the same name in other lineages."""
+
+    def figures(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        nodes = []
+        for node in self.nodes:
+            evolution = node.evolution.model_dump(exclude={"may_add", "before"})
+            nodes.append({**node._asdict(), "evolution": evolution})
+        return {**self._asdict(), "nodes": nodes}
+
+
+def tree(folder: Path, name: str) -> Tree | None:
+    """The lineage that a name belongs to: of a record or a reject as in ``lineage``, or of the row itself. None where
+    nothing has that name.
+
+    Raises UsageError where the run does not evolve.
+    """
+    check_evolves(folder)
+    named = [line for line in origins(folder) if name in _names(line)]
+    if not named:
+        return None
+    number = _lineage(named[0])
+    others = tuple(_names(line)[0] for line in named if _lineage(line) != number)
+    nodes: list[Node] = []
+    kept: dict[str, str] = {}  # which node a task came from; what is rejected here may be a parent in a replay
+    rejected: dict[str, str] = {}
+    for node in sorted(_nodes(folder, number), key=lambda node: (node.evolution.round, not node.by)):
+        nodes.append(node._replace(parent=kept.get(node.parent) or rejected.get(node.parent, "")))
+        (rejected if node.by else kept)[node.task] = node.name
+    return Tree(number or 0, tuple(nodes), others)
+
+
+def check_evolves(folder: Path) -> None:
+    """Raises UsageError where a run's records have no rounds."""
+    first = next(origins(folder), {})
+    if "evolution" not in first:
+        raise UsageError(f"{folder}: its records have no rounds", hint="`selfinstruct evolve` makes some that have")
+
+
+def evolution_of(line: Mapping[str, Any], where: str) -> Evolution:
+    """What a line of a run that evolves says of its try. Raises InputError where it says nothing of it."""
+    try:
+        return Evolution.model_validate(line.get("evolution"))
+    except ValidationError as error:
+        raise InputError(
+            f"{where}: evolution is {line.get('evolution')!r}: not what a run writes",
+            hint="delete the file and give the run's command again: it is rebuilt from the journal",
+        ) from error
+
+
+def origins(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of what was kept, without the records, then those of what was rejected."""
+    yield from read_lines(folder / "lineage.jsonl", frozenset(["id", "task", "place"]))
+    yield from read_rejected(folder)
+
+
+def _nodes(folder: Path, number: int | None) -> Iterator[Node]:
+    """All nodes of a lineage; ``parent`` is still a task."""
+    for record, line in _lines(folder):
+        if _lineage(line) != number:
+            continue
+        name = _names(line)[0]
+        yield Node(
+            name=name,
+            id=line.get("id", ""),
+            task=record.task,
+            parent=record.parents[0] if record.parents else "",
+            evolution=evolution_of(line, f"{folder}: {name}"),
+            scores=line.get("scores", {}),
+            remarks=tuple(line.get("remarks", ())),
+            by=line.get("by", ""),
+            why=line.get("why", ""),
+            instruction=record.instruction,
+            input=record.input,
+            output=record.output,
+            text=line.get("text", ""),
+        )

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,6 +30,8 @@ from selfinstruct import __version__
 from selfinstruct.cli import main
 from selfinstruct.cli.terminal import clean
 from selfinstruct.formats import FORMATS, read_dataset, read_seeds
+from selfinstruct.recipe import load
+from selfinstruct.survival import Price, survival
 
 VERBS = (
     "generate", "answer", "show", "explain", "replay", "verify", "status", "export", "doctor", "seeds check", "prompts",
@@ -253,9 +256,12 @@ def test_show_rejected_gives_every_reject_its_rule(call: Call, made: Path) -> No
     rule = rejects[0]["by"]
     ours = [json.loads(line) for line in call("show", made, "--by", rule, "--json", "-n", 0).out.splitlines()]
     assert ours == [reject for reject in rejects if reject["by"] == rule]
-    none = call("show", made, "--by", "nonesuch")
+    counts = Counter(reject["by"] for reject in rejects)
+    refused(call("show", made, "--by", "nonesuch"), 2, "nonesuch", *(f"{by} ({n})" for by, n in counts.items()))
+    idle = next(rule for rule in load("self-instruct").filters.draft if rule not in counts)
+    none = call("show", made, "--by", idle)
     assert (none.code, none.out) == (0, "")
-    assert "nonesuch" in none.err
+    assert f"nothing was rejected by {idle!r} so far" in none.err
 
 
 def test_show_says_when_there_is_more(call: Call, made: Path) -> None:
@@ -275,6 +281,149 @@ def test_explain_finds_every_name_that_show_prints(call: Call, made: Path) -> No
         told_to_people = call("explain", made, name, "--prompt").out
         assert all(parent["instruction"] in told_to_people for parent in story["parents"])
     refused(call("explain", made, "nonesuch"), 2, "nonesuch", str(made))
+
+
+# An evolution
+
+
+@pytest.fixture(scope="module")
+def evolved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifteen rows after three rounds, with rejects of many sorts. Not to be changed."""
+    folder = tmp_path_factory.mktemp("evolved")
+    rows = SEEDS.read_text(encoding="utf-8").splitlines(keepends=True)[:15]
+    (folder / "rows.jsonl").write_text("".join(rows), encoding="utf-8")
+    model = script("evolve-defects")
+    said = apart(
+        "evolve", "rows.jsonl", "--model", model, "--judge", model, "--rounds", 3, "--out", "run", "-q", cwd=folder
+    )
+    assert said.code == 0, said.err
+    return folder / "run"
+
+
+def test_show_tells_survival_in_eighty_columns_and_every_number_in_json(call: Call, evolved: Path) -> None:
+    told_to_programs = json.loads(call("show", evolved, "--survival", "--price", "0.25,2", "--json").out)
+    assert told_to_programs == json.loads(json.dumps(survival(evolved).figures(Price(0.25, 2.0))))
+    assert told_to_programs["rounds"]["0"]["kept"] == 15
+    shown = call("show", evolved, "--survival", "--price", "0.25,2")
+    assert (shown.code, shown.err) == (0, "")
+    assert max(map(len, shown.out.splitlines())) <= 80
+    assert "\x1b" not in shown.out
+    by_operator, by_round = shown.out.partition("\nby round")[::2]
+    whole = told_to_programs["evolved"]
+    for rule, count in whole["rejected"].items():
+        assert re.search(rf"^  {rule} +{count}\b", by_operator, re.MULTILINE)
+        assert f"  {rule} " in by_round
+    for operator in told_to_programs["operators"]:
+        assert set(operator.replace("_", "_ ").split()) <= set(by_operator.split())
+    crossed = {line.split()[0]: line.split()[1:] for line in by_round.partition("kept of tried")[2].splitlines()[1:7]}
+    for operator in told_to_programs["operators"]:
+        cells = [cell for cell in told_to_programs["cells"] if cell["operator"] == operator]
+        assert crossed[operator] == [f"{cell['kept']}/{cell['tried']}" for cell in cells]
+    assert f"{whole['usd']['per kept']:.6f}" in by_operator
+    unpriced = call("show", evolved, "--survival").out
+    assert "USD" not in unpriced
+    narrow = " ".join(shown.out.split())
+    assert f"15 rows; {whole['tried']} tries, {whole['kept']} kept" in narrow
+
+
+def test_show_says_of_each_record_its_operator_and_round_and_shows_only_those_asked_for(
+    call: Call, evolved: Path
+) -> None:
+    origins, rejects = lines(evolved / "lineage.jsonl"), lines(evolved / "rejected.jsonl")
+    whole = [line for more in ((), ("--rejected",)) for line in call("show", evolved, "-n", 0, *more).out.split("\n")]
+    for line in [*origins, *rejects]:
+        at = line["evolution"]
+        name = f"{line['id']}  {line['place']}" if "id" in line else line["name"]
+        when = f"{at['operator']}, round {at['round']}" if at["round"] else "round 0"
+        assert any(shown.startswith(f"{name}  {when}") for shown in whole)
+    operator, number = origins[-1]["evolution"]["operator"], 2
+    for words, wanted in (
+        (("--operator", operator), lambda at: at["operator"] == operator),
+        (("--round", number), lambda at: at["round"] == number),
+        (("--round", 0), lambda at: at["round"] == 0),
+        (("--operator", operator, "--round", number), lambda at: (at["operator"], at["round"]) == (operator, number)),
+    ):
+        for those, more in ((origins, ()), (rejects, ("--rejected",))):
+            shown = call("show", evolved, "--json", "-n", 0, *more, *words).out.splitlines()
+            names = [line.get("place") or line["name"] for line in map(json.loads, shown)]
+            assert names == [line.get("place") or line["name"] for line in those if wanted(line["evolution"])]
+    refused(call("show", evolved, "--operator", "nonesuch"), 2, "nonesuch", operator)
+    idle = call("show", evolved, "--operator", operator, "--round", 9)
+    assert (idle.code, idle.out) == (0, "")
+    assert f"of operator {operator!r} in round 9" in idle.err
+
+
+def test_show_draws_the_tree_that_any_of_its_names_belongs_to(call: Call, evolved: Path) -> None:
+    origins, rejects = lines(evolved / "lineage.jsonl"), lines(evolved / "rejected.jsonl")
+    reject = next(line for line in rejects if line["instruction"])
+    number = reject["evolution"]["lineage"]
+    ours = [line for line in [*origins, *rejects] if line["evolution"]["lineage"] == number]
+    drawn = call("show", evolved, "--tree", reject["name"])
+    assert (drawn.code, drawn.err) == (0, "")
+    assert max(map(len, drawn.out.splitlines())) <= 80
+    heads = [line for line in drawn.out.splitlines() if re.match("●|[├└]─✗", line)]
+    assert len(heads) == len(ours) == 4
+    for line in sorted(ours, key=lambda line: line["evolution"]["round"]):
+        at, head = line["evolution"], heads[line["evolution"]["round"]]
+        assert head.split()[1] == (line.get("place") or line["name"])
+        assert head.startswith("●") == ("id" in line)
+        if at["round"]:
+            assert f"{at['operator']}, round {at['round']}" in head
+        assert (f"{at['added']:+} words" if "id" in line else f"{line['by']}: ") in drawn.out or not at["round"]
+    kept = [line for line in ours if "id" in line]
+    for name in (*(line[key] for line in kept for key in ("id", "task", "place")), reject["evolution"]["root"]):
+        assert call("show", evolved, "--tree", name).out == drawn.out
+    shown = json.loads(call("show", evolved, "--tree", reject["name"], "--json").out)
+    assert shown["lineage"] == number
+    whole = " ".join(call("show", evolved, "--tree", reject["name"], "-n", 0).out.replace("│", " ").split())
+    for node in shown["nodes"]:
+        assert " ".join(node["instruction"].split()) in whole
+    refused(call("show", evolved, "--tree", "nonesuch"), 2, "nonesuch")
+
+
+def test_a_tree_shows_what_a_child_has_more_where_the_whole_is_too_long(call: Call, evolved: Path) -> None:
+    long = [line["id"] for line in lines(evolved / "lineage.jsonl") if line["evolution"]["round"] == 3]
+    for name in long:
+        told_to_programs = json.loads(call("show", evolved, "--tree", name, "--json").out)
+        texts = {node["name"]: node["instruction"].split() for node in told_to_programs["nodes"]}
+        drawn = call("show", evolved, "--tree", name, "-n", 1).out
+        for node in told_to_programs["nodes"]:
+            words, before = texts[node["name"]], texts.get(node["parent"], [])
+            if before and words[: len(before)] == before and len(" ".join(words)) > 80 and len(words) > len(before):
+                assert f"… {words[len(before)]}" in drawn
+
+
+def test_explain_says_how_a_record_evolved(call: Call, evolved: Path) -> None:
+    (Path("unsure.toml")).write_text("[defects.equal]\nunreadable = 1.0\n", encoding="utf-8")
+    said = call(
+        "evolve", evolved.parent / "rows.jsonl", "--model", script("evolve"), "--judge", "scripted/unsure.toml",
+        "--rounds", 1, "--out", "run", "-q",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    origins = lines(Path("run/lineage.jsonl"))
+    line = origins[-1]
+    at = line["evolution"]
+    (parent,) = json.loads(call("explain", "run", line["id"], "--json").out)["parents"]
+    told_to_people = call("explain", "run", line["id"], "--prompt").out
+    assert f"{at['operator']}, round 1: {at['direction']}, {at['added']:+} words, attempt 1 " in told_to_people
+    assert f"parent {parent['place']}  round 0\n" in told_to_people
+    assert parent["instruction"].splitlines()[0] in told_to_people
+    assert f"difficulty: {line['scores']['difficulty']:g}\n" in told_to_people
+    assert line["remarks"]
+    assert all(f"remarked: {remark}\n" in told_to_people for remark in line["remarks"])
+    assert "row 3 of" in call("explain", "run", origins[3]["place"]).out
+
+
+def test_what_only_an_evolution_has_is_refused_elsewhere(call: Call, made: Path, evolved: Path) -> None:
+    for words in (("--survival",), ("--tree", "bootstrap:0.0"), ("--operator", "deepen"), ("--round", 1)):
+        refused(call("show", made, *words), 2, str(made), "selfinstruct evolve")
+    assert "evolution" not in json.loads(call("show", made, "--json", "-n", 1).out)
+    for price in ("1", "1,2,3", "a,b", "-1,2", "nan,1", "inf,1", ""):
+        refused(call("show", evolved, "--survival", "--price", price), 2, repr(price))
+    refused(call("show", evolved, "--price", "1,2"), 2, "--survival")
+    refused(call("show", evolved, "--survival", "--tree", "x"), 2, "--survival", "--tree")
+    refused(call("show", evolved, "--survival", "--rejected"), 2, "--rejected")
+    refused(call("show", evolved, "--tree", "x", "--by", "growth"), 2, "--by")
 
 
 def test_replay_under_other_thresholds_asks_nothing_and_says_what_changed(call: Call, made: Path) -> None:
@@ -864,6 +1013,28 @@ def test_a_terminal_obeys_no_word_of_a_model(hostile: Path, tmp_path: Path) -> N
     assert "\x1b[31m" not in raw
     assert "[bold red]markup[/bold red] [/] :bomb: [link=x]y[/link]" in " ".join(left.split())
     assert "🦆" in left
+
+
+def test_a_terminal_obeys_no_word_in_a_tree(call: Call, hostile: Path, tmp_path: Path) -> None:
+    rules = "".join(
+        f"[[rule]]\npurpose = 'evolve/*'\nmatch = 'Case {n:02d}:'\nreply = {toml(f'It is {text} of Case {n:02d}:')}\n"
+        for n, text in enumerate(HOSTILE)
+    )
+    (tmp_path / "script.toml").write_text(f"{rules}\n[[rule]]\nreply = 'Yes.'\n", encoding="utf-8")
+    said = call(
+        "evolve", hostile / "rows.json", "--model", "scripted/script.toml", "--rounds", 1, "--out", "run", "-q",
+        "--set", "filters.draft=[]", "--set", "filters.answer=[]",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    raw = "".join(
+        on_terminal("show", "run", "--tree", f"evolve:{n}.0", "-n", 0, cwd=tmp_path, TERM="xterm", NO_COLOR="1")
+        for n, text in enumerate(HOSTILE)
+        if {"\x1b", "\u202e", "\x85"} & set(text)
+    )
+    left = re.sub(r"\x1b\[[0-9;]*m", "", raw).replace("\r\n", "")
+    assert raw.count("●") == 6
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", left)
+    assert "\x1b[31m" not in raw
 
 
 def test_hostile_seeds_and_drafts_travel_unharmed(call: Call, tmp_path: Path) -> None:

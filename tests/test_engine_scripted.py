@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 import re
@@ -10,16 +11,23 @@ import time
 import tomllib
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.engines import Engine, Message, Options, Reply, Request, Sampling, open_engine
+from selfinstruct.engines.grammar import content, instruction
 from selfinstruct.engines.scripted import DEMO, Rule, Script, Scripted, open_scripted
 from selfinstruct.engines.writers import Planted
 from selfinstruct.errors import EngineError, InputError, UsageError
-from selfinstruct.filters.novelty import NoveltyIndex
+from selfinstruct.filters import Rules
+from selfinstruct.filters.novelty import NoveltyIndex, rouge_l
+from selfinstruct.filters.text import words
+from selfinstruct.prompts import Prompts
+from selfinstruct.recipe import load
+from selfinstruct.records import Evolution, Record
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SHOWN = (
@@ -74,9 +82,15 @@ PURPOSES = (
     "output-first/chat",
     "alpaca/chat",
     "answer/chat",
+    "evolve/deepen/chat",
+    "evolve/breadth/chat",
+    "judge/equal/chat",
+    "judge/answerable/chat",
+    "judge/difficulty/chat",
     "",
 )
-TEXTS = st.one_of(st.sampled_from([TASKS, ALPACA, "Task: sort", ""]), st.text(max_size=40))
+GIVEN = f"Make it harder.\n\nGiven prompt:\n{SHOWN[2]}\n\nRewritten prompt:"
+TEXTS = st.one_of(st.sampled_from([TASKS, ALPACA, GIVEN, "Task: sort", ""]), st.text(max_size=40))
 REQUESTS = st.builds(
     lambda text, style, rest: (
         Request(prompt=text, **rest)
@@ -100,19 +114,20 @@ REQUESTS = st.builds(
         }
     ),
 )
-ENGINES = {name: script(name) for name in ("plain", "defects")} | {"demo": Scripted("scripted", DEMO)}
+ENGINES = {name: script(name) for name in ("plain", "defects", "evolve-defects")} | {"demo": Scripted("scripted", DEMO)}
 
 
 # Laws.
 
 
+@settings(deadline=None)
 @given(request=REQUESTS, name=st.sampled_from(sorted(ENGINES)))
 def test_a_reply_is_a_function_of_script_and_request(request, name):
     again = Scripted("again", ENGINES[name]._script)
     assert ask(ENGINES[name], request) == ask(again, request) == ask(again, request)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(order=st.permutations(range(12)))
 def test_no_order_of_concurrent_calls_changes_a_reply(order):
     engine = Scripted(
@@ -124,6 +139,7 @@ def test_no_order_of_concurrent_calls_changes_a_reply(order):
     assert [replies[at] for at in range(12)] == [ask(engine, request) for request in requests]
 
 
+@settings(deadline=None)
 @given(request=REQUESTS, name=st.sampled_from(sorted(ENGINES)))
 def test_no_reply_holds_a_stop_string_or_more_than_its_tokens(request, name):
     reply = ask(ENGINES[name], request)
@@ -132,6 +148,7 @@ def test_no_reply_holds_a_stop_string_or_more_than_its_tokens(request, name):
     assert reply.usage.prompt == len(request.text().split())
 
 
+@settings(deadline=None)
 @given(request=REQUESTS, more=st.integers(0, 400))
 def test_more_tokens_only_lengthen_a_reply_that_was_cut(request, more):
     def allowed(tokens: int) -> Reply:
@@ -146,12 +163,14 @@ def test_more_tokens_only_lengthen_a_reply_that_was_cut(request, more):
         assert short.usage.completion == request.sampling.max_tokens
 
 
+@settings(deadline=None)
 @given(request=REQUESTS, name=st.sampled_from(sorted(ENGINES)))
 def test_the_plan_tells_of_truncation_exactly_when_the_reply_ended_for_length(request, name):
     cut = any(planted.defect.endswith(".truncated") for planted in ENGINES[name].plan(request))
     assert cut == (ask(ENGINES[name], request).finish == "length")
 
 
+@settings(deadline=None)
 @given(request=REQUESTS)
 def test_a_script_without_defects_plans_nothing_but_what_max_tokens_cuts(request):
     assert all(planted.defect.endswith(".truncated") for planted in ENGINES["plain"].plan(request))
@@ -247,6 +266,7 @@ def test_every_planned_task_defect_stands_where_the_plan_says_and_no_other_does(
     assert set(seen) == set(type(engine._script.defects.tasks).model_fields)
 
 
+@settings(deadline=None)
 @given(
     words=st.lists(st.sampled_from(["Name", "e-mail", "the", "rivers", "3", "of", "Peru's"]), min_size=4, max_size=9),
     seed=st.integers(0, 99),
@@ -372,6 +392,7 @@ def test_planned_answer_defects_are_what_the_reply_says():
 # Yes and no.
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), logprobs=st.integers(1, 5))
 def test_the_log_probabilities_favour_what_was_said(seed, logprobs):
     request = Request(
@@ -395,6 +416,302 @@ def test_yes_comes_as_often_as_the_script_says():
 
 def test_log_probabilities_are_given_only_when_asked_for():
     assert ask(script("plain"), chat("x", "classify/chat")).first_token == {}
+
+
+# Evolution.
+
+PROMPTS = Prompts()
+OPERATORS = {
+    name.removeprefix("evolve/"): PROMPTS[f"{name}/chat"].head
+    for name in PROMPTS.names()
+    if name.startswith("evolve/") and not name.startswith("evolve/frames/")
+}
+ANY_STYLE = pytest.mark.parametrize("style", ["chat", "completion"])
+
+
+def evolve(operator: str, parent: str, seed: int = 0, style: str = "chat") -> Request:
+    """The question that a run asks; the answer to be rewritten is the parent, too."""
+    values = {"instruction": parent, "input": "", "output": parent, "vary": {}, "method": "1. Add a condition."}
+    stage = operator if "/" in operator else f"evolve/{operator}"
+    return PROMPTS[f"{stage}/{style}"].request(values, seed=seed, max_tokens=4000)
+
+
+def judge(stage: str, text: str, seed: int = 0, style: str = "chat") -> Request:
+    values = {"instruction": text, "before": SHOWN[0], "after": text}
+    return PROMPTS[f"judge/{stage}/{style}"].request(values, seed=seed)
+
+
+def planting(defect: str) -> Scripted:
+    return Scripted("s", Script.model_validate({"rule": [{"plant": defect}]}))
+
+
+def parent_of(seed: int) -> str:
+    return instruction(Random(seed).random)
+
+
+def real_tasks() -> list[str]:
+    """Our seeds as round 0 has them, with code, tables, tags and lines that end in a colon."""
+    lines = (Path(__file__).parent.parent / "seeds" / "175.jsonl").read_text().splitlines()
+    rows = [(row["instruction"], row["instances"][0]["input"]) for row in map(json.loads, lines)]
+    return [f"{instruction}\n\n{given}" if given else instruction for instruction, given in rows]
+
+
+@ANY_STYLE
+def test_the_text_to_evolve_is_read_exactly_out_of_every_prompt_of_ours(style):
+    engine, tasks = planting("evolve.unchanged"), real_tasks()
+    for name in (*OPERATORS, "optimise/evolve"):
+        for task in tasks:
+            assert ask(engine, evolve(name, task, style=style)).text.removeprefix("\n") == task
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "Make it harder: add a condition.\n\n#Given Prompt#:\n{}\n#Rewritten Prompt#:",
+        "Instruction:\nSing.\n\nHarder instruction:\nSing a fugue.\n\nInstruction:\n{}\n\nHarder instruction:\n",
+        "Rules: none.\n\nTask: Sing.\nHarder task: Sing a fugue.\n\nTask: {}\nHarder task:",
+        'Rewrite it. Then write "The rewritten task:" and below it the new one.\n\nThe task:\n{}',
+        "Rewrite it.\n\n<task>\n{}\n</task>",
+        "Rewrite it.\n\nThe task:\n{}\n",
+        "Rewrite the following.\n\n{}",
+    ],
+)
+def test_other_prompts_need_not_agree_on_labels(frame):
+    task = "Sum up the e-mail.\nIt is about bees: they sleep." if ":\n{}" in frame else "Sum up the e-mail about bees."
+    assert ask(planting("evolve.unchanged"), chat(frame.format(task), "evolve/mine/chat")).text == task
+
+
+PARENTS = st.lists(
+    st.sampled_from(["Name", "the", "rivers", "of Peru.", "and", "3", "e-mails", "\n\n", "why", "河流", "\n- a:"]),
+    min_size=1,
+    max_size=120,
+).map(lambda parts: " ".join(["Name", *parts]).strip())
+
+
+@settings(deadline=None)
+@given(parent=PARENTS, seed=st.integers(0, 99), style=st.sampled_from(["chat", "completion"]))
+def test_in_depth_and_in_answers_the_text_stays_and_10_to_20_words_are_added(parent, seed, style):
+    for name in ("constraints", "complicate_input", "quality_deeper"):
+        text = ask(ENGINES["plain"], evolve(name, parent, seed, style)).text.removeprefix("\n")
+        assert text.startswith(parent)
+        assert 10 <= words(text) - words(parent) <= 20
+
+
+@settings(deadline=None)
+@given(parent=PARENTS, seed=st.integers(0, 99))
+def test_in_breadth_and_downward_the_text_is_another_one_of_like_length(parent, seed):
+    count = words(parent)
+    broader, easier = (ask(ENGINES["plain"], evolve(name, parent, seed)).text for name in ("breadth", "easier"))
+    assert count / 2 <= words(broader) <= max(2, 2 * count)
+    assert count / 2 <= words(easier) <= max(2, count)
+    assert max(rouge_l(parent, broader), rouge_l(parent, easier)) < 0.7
+
+
+def test_lineages_stay_apart_over_four_rounds():
+    engine, index, near = script("evolve"), NoveltyIndex(0.7), 0
+    lineages = [(parent_of(seed), [index.add(parent_of(seed))]) for seed in range(300)]
+    for at, name in enumerate(("breadth", "deepen", "constraints", "concretise")):
+        requests = [evolve(name, text, at) for text, _ in lineages]
+        replies = ask_all(engine, requests)
+        for place, (reply, (_, own)) in enumerate(zip(replies, lineages, strict=True)):
+            near += index.nearest(reply.text, exclude=own) is not None
+            lineages[place] = (reply.text, [*own, index.add(reply.text)])
+    assert near < 0.01 * 4 * 300
+
+
+ANEW = ("breadth", "easier")
+DEFECTS_OF_EVOLVE = tuple(type(Script().defects.evolve).model_fields)
+
+
+@pytest.mark.parametrize("operator", ["deepen", "breadth", "easier", "quality_deeper"])
+def test_every_planned_defect_of_evolution_is_what_it_says_and_no_other_is_there(operator):
+    engine, seen, anew = script("evolve-defects"), Counter(), operator in ANEW
+    near: list[str] = []
+    for seed in range(500):
+        parent = parent_of(seed)
+        request = evolve(operator, parent, seed)
+        reply = ask(engine, request)
+        text, count = reply.text, words(parent)
+        (defect,) = [planted.defect.removeprefix("evolve.") for planted in engine.plan(request)] or [""]
+        seen[defect] += 1
+        assert (reply.finish == "length") == (defect == "truncated")
+        assert (text == "") == (defect == "empty")
+        assert text.startswith("I'm sorry") == (defect == "apology_prompt")
+        if defect in ("truncated", "empty", "apology_prompt"):
+            continue
+        assert (text == parent) == (defect == "unchanged")
+        assert bool(re.search("#(given|rewritten|created) prompt#", text, re.IGNORECASE)) == (defect == "leak")
+        most = {"deepen": count + 250, "quality_deeper": count + 600}.get(operator, 2 * count)
+        assert (words(text) > most) == (defect == "bloated")
+        assert (words(text) < (count / 4 if anew else count)) == (defect == "shrunk")
+        kept = len(content(parent) & content(text)) / len(content(parent))
+        if operator == "deepen":
+            assert (kept == 0) == (defect == "drifted")
+        elif operator == "breadth":
+            assert (rouge_l(parent, text) >= 0.7) == (defect in ("close", "unchanged"))
+        if defect == "near":
+            near += [text] if 16 <= count < 32 else []
+            assert count / 2 <= words(text) <= 2 * count
+    # Of those that meet parents of like size there are three, give or take a word.
+    apart = [text for at, text in enumerate(near) if all(rouge_l(text, other) <= 0.7 for other in near[:at])]
+    assert len(near) > len(apart) == 3 if anew else not near
+    strangers = {
+        "deepen": {"close", "near"},
+        "breadth": {"drifted"},
+        "easier": {"drifted", "close"},
+        "quality_deeper": {"drifted", "close", "near"},
+    }
+    assert set(seen) == {*DEFECTS_OF_EVOLVE, ""} - strangers[operator]
+
+
+@pytest.mark.parametrize(("operator", "recipe"), [("deepen", "wizardlm"), ("breadth", "wizardlm"), ("easier", "math")])
+def test_every_planned_defect_of_evolution_goes_by_its_rule_and_nothing_else_goes(operator, recipe):
+    engine, rules = (
+        script("evolve-defects"),
+        Rules(load(f"evolve/{recipe}").filters.draft, load(f"evolve/{recipe}"), "draft"),
+    )
+    went: dict[str, Counter[str]] = {}
+    for seed in range(500):
+        parent = parent_of(seed)
+        request = evolve(operator, parent, seed)
+        reply = ask(engine, request)
+        (defect,) = [planted.defect.removeprefix("evolve.") for planted in engine.plan(request)] or [""]
+        if reply.finish == "stop" and reply.text:
+            head = OPERATORS[operator]
+            how = Evolution(lineage=seed, root="r", direction=head.direction, may_add=head.added, before=parent)
+            draft = Record(instruction=reply.text, task=f"{seed}", evolution=how)
+            found = rules.objection(draft)
+            went.setdefault(defect, Counter())[found.by if found else "kept"] += 1
+            if found is None:
+                rules.learn(draft)
+    expected = {
+        "": {"kept"},
+        "leak": {"frame-leak"},
+        "unchanged": {"unchanged"},
+        "bloated": {"growth"},
+        "shrunk": {"growth"},
+        "drifted": {"intent"},
+        "close": {"distance"},
+        "near": {"kept", "novelty", "duplicate"},  # only what is the first of its like is kept
+        "apology_prompt": {"kept", "growth", "duplicate"},  # in breadth it may be long enough, once
+    }
+    assert {defect: set(by) - expected[defect] for defect, by in went.items()} == {defect: set() for defect in went}
+    assert went.get("near", Counter())["kept"] <= 9 and went["apology_prompt"]["kept"] <= 1
+
+
+def test_bloated_is_more_than_any_operator_of_ours_allows():
+    bounds = [head.added for head in OPERATORS.values() if head.added]
+    engine = planting("evolve.bloated")
+    text = ask(engine, evolve("deepen", SHOWN[0])).text
+    assert words(text) - words(SHOWN[0]) > max(most for _, most in bounds)
+
+
+@pytest.mark.parametrize("operator", ["deepen", "breadth"])
+def test_defects_of_evolution_come_as_often_as_the_script_says(operator):
+    engine, count = script("evolve-defects"), 2500
+    plans = [engine.plan(evolve(operator, parent_of(seed), seed)) for seed in range(count)]
+    found = Counter(planted.defect.removeprefix("evolve.") for plan in plans for planted in plan)
+    assert all(len(plan) <= 1 for plan in plans)
+    for defect, share in engine._script.defects.evolve.model_dump().items():
+        if defect in (("close", "near") if operator == "deepen" else ("drifted",)):
+            assert not found[defect]
+        elif defect != "near":  # no text of fewer than eight words has it
+            assert abs(found[defect] - count * share) <= 3 * math.sqrt(count * share * (1 - share))
+
+
+@pytest.mark.parametrize(
+    ("defect", "operator", "parent"),
+    [
+        ("unchanged", "deepen", ""),
+        ("shrunk", "deepen", "Why?"),
+        ("shrunk", "deepen", "河流"),
+        ("shrunk", "breadth", "Name a big bee."),
+        ("drifted", "breadth", SHOWN[0]),
+        ("close", "deepen", SHOWN[0]),
+        ("close", "breadth", "Name a big bee."),
+        ("near", "breadth", "Name a big bee."),
+        ("near", "constraints", SHOWN[0]),
+    ],
+)
+def test_a_text_that_cannot_have_the_defect_is_evolved_and_nothing_is_planned(defect, operator, parent):
+    engine, request = planting(f"evolve.{defect}"), evolve(operator, parent)
+    assert engine.plan(request) == ()
+    assert words(ask(engine, request).text) >= words(parent)
+
+
+def test_a_defect_that_did_not_arrive_whole_is_only_truncated():
+    request = evolve("deepen", SHOWN[0])
+    short = request.model_copy(update={"sampling": Sampling(max_tokens=5)})
+    engine = planting("evolve.unchanged")
+    assert engine.plan(request) == (Planted(None, "evolve.unchanged"),)
+    assert engine.plan(short) == (Planted(None, "evolve.truncated"),)
+
+
+# Judges.
+
+
+@ANY_STYLE
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("equal", {"": "Not equal", "equal": "Equal", "unreadable": "Perhaps."}),
+        ("answerable", {"": "Yes", "unanswerable": "No", "unreadable": "Perhaps."}),
+    ],
+)
+def test_judges_are_content_but_where_the_plan_says_otherwise(stage, said, style):
+    engine, seen = script("evolve-defects"), Counter()
+    for seed in range(200):
+        request = judge(stage, parent_of(seed), seed, style)
+        (defect,) = [planted.defect.removeprefix(f"{stage}.") for planted in engine.plan(request)] or [""]
+        seen[defect] += 1
+        assert ask(engine, request).text == (" " if style == "completion" else "") + said[defect]
+    assert set(seen) == set(said)
+    for defect, share in getattr(engine._script.defects, stage).model_dump().items():
+        assert abs(seen[defect] - 200 * share) <= 3 * math.sqrt(200 * share * (1 - share))
+
+
+@ANY_STYLE
+def test_difficulty_rises_with_the_words_up_to_ten(style):
+    lead = " " if style == "completion" else "Score: "
+
+    def score(count: int) -> int:
+        text = "Name " + "the " * (count // 2 - 1) + "\n\nE-mail:\n" + "bees " * (count - count // 2 - 1)
+        reply = ask(ENGINES["plain"], judge("difficulty", text.rstrip(), style=style)).text
+        assert reply.startswith(lead)
+        return int(reply.removeprefix(lead))
+
+    assert [score(count) for count in (4, 13, 28, 43, 58, 72, 400)] == [1, 2, 4, 6, 8, 10, 10]
+    assert planting("difficulty.unreadable").plan(judge("difficulty", "x", style=style))
+
+
+# A plan by hand.
+
+
+def test_a_plan_by_hand_fails_the_lineages_and_rounds_that_it_names():
+    """Of six lineages; each round has its operator. A failure leaves the parent for the next round."""
+    engine = script("evolve-plan")
+    roots = [f"Say how a {bird} finds food." for bird in ("heron", "otter", "newt", "osprey", "bittern", "rabbit")]
+    pool, failed = list(roots), {root: [] for root in roots}
+    for at, operator in enumerate(("constraints", "deepen", "concretise", "reasoning"), 1):
+        for place, parent in enumerate(pool):
+            draft = evolve(operator, parent, at)
+            text = ask(engine, draft).text
+            asked = (draft, judge("equal", text, at), chat(text, "answer/chat"))
+            plan = [planted.defect for request in asked for planted in engine.plan(request)]
+            if plan:
+                failed[roots[place]].append((at, *plan))
+            else:
+                pool[place] = text
+    assert list(failed.values()) == [
+        [(1, "evolve.unchanged"), (2, "evolve.leak")],
+        [(2, "evolve.leak"), (3, "evolve.bloated")],
+        [(4, "evolve.drifted")],
+        [(at, "equal.equal") for at in (1, 2, 3, 4)],
+        [(at, "answer.refusal") for at in (1, 2, 3, 4)],
+        [],
+    ]
+    assert [text == root for text, root in zip(pool, roots, strict=True)] == [False] * 3 + [True] * 2 + [False]
+    assert all(text.startswith(root) for text, root in zip(pool, roots, strict=True))
 
 
 # Rules.
@@ -613,6 +930,12 @@ def test_a_script_that_is_not_there_is_a_wrong_command():
         ("[defects.answer]\nempty = 0.6\nrefusal = 0.6\n", r"x\.toml: defects: the shares of answer add up"),
         ('[[rule]]\nreply = "a"\n[[rule]]\nmatch = "("\n', r"x\.toml: rule\.2\.match: not a regular expression"),
         ('[[rule]]\nreply = "a"\nwrite = "tasks"\n', r"x\.toml: rule\.1: a rule has one outcome, .* reply and write"),
+        (
+            '[[rule]]\nplant = "evolve.ugly"\n',
+            r"x\.toml: rule\.1\.plant: no writer has such a defect, not 'evolve\.ugly'",
+        ),
+        ('[[rule]]\nplant = "any.error"\n', r"x\.toml: rule\.1\.plant: no writer has such a defect"),
+        ('[[rule]]\nreply = "a"\nplant = "equal.equal"\n', r"rule\.1: a rule has one outcome, .* reply and plant"),
         ('[[rule]]\nerror = {kind = "tired", message = "m"}\n', r"x\.toml: rule\.1\.error\.kind: .*not 'tired'"),
         ("[outage]\nseconds = 1\n", r"x\.toml: outage\.after: Field required"),
     ],

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
+from hypothesis.stateful import rule as rule_of_machine
 
 from selfinstruct.filters import Filter, Rules, open_filter
-from selfinstruct.words import words
+from selfinstruct.filters.text import Duplicate, Opening, normal_form
 from selfinstruct.formats import read_seeds
 from selfinstruct.recipe import load
-from selfinstruct.records import Objection, Record
+from selfinstruct.records import Direction, Evolution, Objection, Record
+from selfinstruct.words import words
 
 LAW = settings(deadline=None, max_examples=300)
 SEEDS = read_seeds(Path(__file__).parents[1] / "seeds" / "175.jsonl")
@@ -193,6 +196,88 @@ def test_a_duplicate_is_the_same_text_but_for_case_blanks_and_composition() -> N
     both.learn(Record(instruction="Sort.", input="a", task="one"))  # type: ignore[attr-defined]
     assert both.objection(Record(instruction="Sort.", input="b")) is None
     assert both.objection(Record(instruction="sort.", input="A")) is not None
+
+
+def evolved(text: str, lineage: int, task: str = "", direction: Direction | None = "in-depth") -> Record:
+    evolution = Evolution(lineage=lineage, root="r", direction=direction)
+    return Record(instruction=text, task=task or text, evolution=evolution)
+
+
+SAYINGS = st.sampled_from(["Sing", "sing!", "SING  a song", "Sing a song", "歌え", "歌 え。", "?!", ""])
+RECORDS = st.builds(evolved, SAYINGS, st.integers(0, 1), st.sampled_from("abc"))
+
+
+class Sayings(RuleBasedStateMachine):
+    """The rule beside a plain list of what it has learnt and not forgotten, in whatever order."""
+
+    @initialize(recipe=st.sampled_from(["self-instruct", "evolve/wizardlm"]))
+    def begin(self, recipe: str) -> None:
+        self.rule = Duplicate(load(recipe))
+        self.form = normal_form if recipe.startswith("evolve") else lambda text: " ".join(text.casefold().split())
+        self.learnt: list[Record] = []
+
+    @rule_of_machine(record=RECORDS)
+    def learn(self, record: Record) -> None:
+        self.rule.learn(record)
+        self.learnt.append(record)
+
+    @rule_of_machine(data=st.data())
+    def forget(self, data: Any) -> None:
+        if self.learnt:
+            record = data.draw(st.sampled_from(self.learnt))
+            self.rule.forget(record)
+            same = [at for at, one in enumerate(self.learnt) if self.same(one, record) and one.task == record.task]
+            del self.learnt[same[-1]]
+
+    @rule_of_machine(record=RECORDS)
+    def forget_what_was_never_learnt(self, record: Record) -> None:
+        self.rule.forget(record.model_copy(update={"task": "never learnt"}))
+
+    @rule_of_machine(record=RECORDS)
+    def ask(self, record: Record) -> None:
+        earliest = next((one for one in self.learnt if self.same(one, record)), None)
+        found = self.rule.objection(record)
+        assert (found and found.neighbour) == (earliest and earliest.task)
+
+    @invariant()
+    def holds_nothing_else(self) -> None:
+        assert sum(map(len, self.rule._again.values())) + len(self.rule._seen) == len(self.learnt)
+
+    def same(self, one: Record, other: Record) -> bool:
+        return self.form(one.instruction) == self.form(other.instruction)
+
+
+Sayings.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestSayings = Sayings.TestCase
+
+
+def test_where_a_recipe_evolves_punctuation_makes_no_new_text_and_a_lineage_no_exception() -> None:
+    duplicate = Duplicate(load("evolve/wizardlm"))
+    duplicate.learn(evolved("Name three rivers.", 0, "row", None))
+    for lineage in (0, 1):
+        found = duplicate.objection(evolved("“Name three rivers”!", lineage))
+        assert found is not None and found.neighbour == "row"
+    assert Duplicate(load("self-instruct")).objection(evolved("Name three rivers!", 0)) is None
+
+
+def test_a_rewritten_answer_is_no_duplicate_and_takes_no_place() -> None:
+    duplicate = Duplicate(load("evolve/quality"))
+    duplicate.learn(evolved("Name three rivers.", 0, "row", None))
+    better = evolved("Name three rivers.", 0, "row", "answer")
+    assert duplicate.objection(better) is None
+    duplicate.learn(better)
+    duplicate.forget(better)
+    assert duplicate.objection(evolved("Name three rivers.", 1)) is not None
+
+
+def test_openings_that_are_taken_back_no_longer_count() -> None:
+    opening = Opening(load("self-instruct"))
+    alike = [Record(instruction=f"Write a poem about {n}.", task=str(n)) for n in range(6)]
+    for record in alike[:5]:
+        opening.learn(record)
+    assert opening.objection(alike[5]) is not None
+    opening.forget(alike[0])
+    assert opening.objection(alike[5]) is None
 
 
 # Answers.

@@ -21,8 +21,11 @@ from rouge_score import rouge_scorer, scoring
 from rouge_score.tokenize import tokenize
 
 from selfinstruct.filters import novelty
-from selfinstruct.filters.novelty import Neighbour, NoveltyIndex, rouge_l, tokens
+from selfinstruct.filters.novelty import Neighbour, Novelty, NoveltyIndex, rouge_l, tokens
+from selfinstruct.recipe import load
+from selfinstruct.records import Direction, Evolution, Record
 
+RECIPE = load("evolve/wizardlm")
 SCORER = rouge_scorer.RougeScorer(["rougeL"])
 CORPUS = Path(__file__).parents[2] / "shared" / "corpus" / "instructions.jsonl.gz"
 
@@ -397,6 +400,140 @@ def test_few_texts_are_looked_up_and_far_fewer_measured():
     assert sum(posted) / 2000 < 10  # of 17 words
     assert sum(n * n for n in posted) / 2000 < 130  # what a text like these looks up
     assert sum(measured) / 200 < 1
+
+
+def test_long_texts_are_measured_as_seldom_as_short_ones():
+    rng = random.Random(6)
+    words, weights = [f"w{i}" for i in range(5000)], [1 / (i + 1) for i in range(5000)]
+    texts = [" ".join(rng.choices(words, weights, k=rng.randrange(50, 90))) for _ in range(1200)]
+    index = NoveltyIndex()
+    for text in texts[:1000]:
+        index.add(text)
+    measured = [len(index._survivors(index._looked_up(text))) for text in texts[1000:]]
+    assert sum(measured) / 200 < 5  # 64 bits alone leave hundreds
+
+
+def test_a_removed_text_leaves_its_place_behind_and_nothing_else():
+    rng = random.Random(7)
+    index, fresh, kept = NoveltyIndex(), NoveltyIndex(), []
+    for turn in range(6000):
+        text = " ".join(f"{rng.randrange(300)}" for _ in range(14)) + f" turn{turn}"
+        position = index.add(text)
+        if turn % 20:
+            index.remove(position)
+        else:
+            kept.append((position, text))
+            fresh.add(text)
+    assert len(index) == len(fresh) == 300
+    waiting = 300 + index._order_first_at + 1  # what is in, and what is posted still
+    assert sum(len(places) // 4 for places in index._postings) <= 15 * waiting
+    assert max(len(index._number), len(index._rank) // 2) <= 300 + waiting  # of 6,300 words
+    for position, text in kept:
+        relative = f"{text} and more"
+        found, twin = index.nearest(relative), fresh.nearest(relative)
+        assert found is not None and twin is not None and (found.position, found.f) == (position, twin.f)
+
+
+# lineages
+
+
+def evolved(text: str, lineage: int | None, task: str = "", direction: Direction | None = "in-depth") -> Record:
+    evolution = None if lineage is None else Evolution(lineage=lineage, root="r", direction=direction)
+    return Record(instruction=text, task=task or text, origin="evolve", evolution=evolution)
+
+
+LINEAGES = st.sampled_from([0, 1, 2, None])
+
+
+class Lineages(RuleBasedStateMachine):
+    """The rule beside a plain list of what it has learnt and not forgotten, compared by rouge-score, and beside a new
+    rule that never learnt the rest."""
+
+    @initialize(threshold=THRESHOLDS)
+    def begin(self, threshold):
+        self.recipe = RECIPE.model_copy(update={"novelty": RECIPE.novelty.model_copy(update={"threshold": threshold})})
+        self.rule, self.threshold = Novelty(self.recipe), threshold
+        self.rule._index = Restless(threshold)
+        self.learnt: list[Record] = []
+
+    @rule(data=st.data(), lineage=LINEAGES, suffix=st.sampled_from("xy"))
+    def learn(self, data, lineage, suffix):
+        text = self.relative(data)
+        record = evolved(text, lineage, f"{text}/{suffix}")
+        self.rule.learn(record)
+        self.learnt.append(record)
+
+    @rule(data=st.data())
+    def forget(self, data):
+        if not self.learnt:
+            return
+        record = data.draw(st.sampled_from(self.learnt))
+        self.rule.forget(record)
+        last = max(at for at, other in enumerate(self.learnt) if other == record)
+        del self.learnt[last]
+
+    @rule(text=TEXTS, lineage=LINEAGES)
+    def forget_what_was_never_learnt(self, text, lineage):
+        self.rule.forget(evolved(text, lineage, "never learnt"))
+
+    @rule(data=st.data(), lineage=LINEAGES)
+    def ask(self, data, lineage):
+        draft = evolved(self.relative(data), lineage)
+        others = [
+            one for one in self.learnt if lineage is None or one.evolution is None or one.evolution.lineage != lineage
+        ]
+        pool = {at: one.instruction for at, one in enumerate(others)}
+        expected = nearest_by_hand(pool, draft.instruction, self.threshold)
+        found = self.rule.objection(draft)
+        assert (found is None) == (expected is None)
+        if found is not None and expected is not None:
+            assert (found.neighbour, found.score) == (others[expected.position].task, expected.f)
+        fresh = Novelty(self.recipe)
+        for one in self.learnt:
+            fresh.learn(one)
+        assert fresh.objection(draft) == found
+
+    def relative(self, data) -> str:
+        known = sorted({record.instruction for record in self.learnt})
+        return data.draw(st.sampled_from(known).flatmap(near) | TEXTS if known else TEXTS)
+
+
+Lineages.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestLineages = Lineages.TestCase
+
+
+def test_a_child_is_near_its_parent_by_arithmetic_and_passes_inside_its_lineage_only():
+    parent = " ".join(f"kept{i}" for i in range(18))
+    child = " ".join([parent, *(f"new{i}" for i in range(15))])
+    assert rouge_l(parent, child) == rouge(parent, child) > 0.7
+    novelty_rule = Novelty(RECIPE)
+    novelty_rule.learn(evolved(parent, 4, "row", None))
+    assert novelty_rule.objection(evolved(child, 4)) is None
+    assert novelty_rule.objection(evolved(parent, 4)) is None  # that is another rule's
+    for stranger in (evolved(child, 5), evolved(child, None)):
+        found = novelty_rule.objection(stranger)
+        assert found is not None and (found.neighbour, found.score) == ("row", rouge_l(parent, child))
+
+
+def test_the_neighbour_is_the_earliest_of_the_nearest_outside_the_lineage():
+    novelty_rule = Novelty(RECIPE)
+    for lineage, task in ((1, "own row"), (2, "first"), (3, "second"), (1, "own child")):
+        novelty_rule.learn(evolved("one two three four five", lineage, task))
+    for asked, neighbour in ((1, "first"), (2, "own row"), (9, "own row")):
+        found = novelty_rule.objection(evolved("one two three four five", asked))
+        assert found is not None and found.neighbour == neighbour
+
+
+def test_a_rewritten_answer_is_no_new_text():
+    novelty_rule = Novelty(RECIPE)
+    novelty_rule.learn(evolved("one two three", 0, "row", None))
+    novelty_rule.learn(evolved("one two three", 1, "twin", None))
+    better = evolved("one two three", 0, "row", "answer")
+    assert novelty_rule.objection(better) is None
+    novelty_rule.learn(better)
+    novelty_rule.forget(better)
+    found = novelty_rule.objection(evolved("one two three", 1))
+    assert found is not None and found.neighbour == "row"
 
 
 @pytest.mark.slow

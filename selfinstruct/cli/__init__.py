@@ -41,9 +41,21 @@ def _root(
 
 
 def _register() -> None:
-    from selfinstruct.cli import doctor, explain, export, generate, prompts, replay, seeds, show, status, verify
+    from selfinstruct.cli import (
+        doctor,
+        evolve,
+        explain,
+        export,
+        generate,
+        prompts,
+        replay,
+        seeds,
+        show,
+        status,
+        verify,
+    )
 
-    for module in (generate, show, explain, replay, verify, status, export, doctor, seeds, prompts):
+    for module in (generate, evolve, show, explain, replay, verify, status, export, doctor, seeds, prompts):
         module.register(app)
 
 

@@ -7,8 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from selfinstruct.errors import UsageError
-
 
 def register(app: typer.Typer) -> None:
     app.command()(explain)
@@ -25,17 +23,14 @@ def explain(
     json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON object.")] = False,
 ) -> None:
     """Where a record came from, or why a draft was not kept: parents, requests, replies, rules."""
-    from selfinstruct.cli.show import is_run
+    from selfinstruct.cli.show import is_run, nameless
     from selfinstruct.cli.terminal import data
     from selfinstruct.lineage import lineage
 
     is_run(run)
     told = lineage(run, name, with_prompts=prompt)
     if told is None:
-        raise UsageError(
-            f"{run} has nothing named {name!r}",
-            hint=f"`selfinstruct show {run}`, or with --rejected, prints the names before the colon or the blank",
-        )
+        raise nameless(run, name)
     if json:
         data(told)
     else:
@@ -61,10 +56,16 @@ def _print(told: dict[str, Any]) -> None:
             say(told["text"], indent=4)
     for slot, line in told["vary"].items():
         say(f"{slot}: {line}")
-    if told["parents"]:
+    if told["evolution"]:
+        _print_evolution(told)
+    elif told["parents"]:
         say("shown to the model:")
         for parent in told["parents"]:
             say(f"{parent['task']:<16}  {parent['origin']:<9}  {parent['instruction']}", indent=2)
+    for name, score in told["scores"].items():
+        say(f"{name}: {score:g}")
+    for remark in told["remarks"]:
+        say(f"remarked: {remark}")
     for asked in told["asked"]:
         say()
         say(f"{asked['place']}  {asked['prompt']} {asked['digest']}  {asked['model']}", style="cyan")
@@ -76,7 +77,24 @@ def _print(told: dict[str, Any]) -> None:
             say("the model thought:", style="dim", indent=2)
             say(asked["reasoning"], indent=4)
         say("the model wrote:", style="dim", indent=2)
-        say(asked.get("wrote", "(no journal here)"), indent=4)
+        say(asked.get("wrote", "(no journal here)") or "(nothing)", indent=4)
+
+
+def _print_evolution(told: dict[str, Any]) -> None:
+    from selfinstruct.cli.show import when
+    from selfinstruct.cli.terminal import say
+
+    known = told["evolution"]
+    if not known["round"]:
+        say(f"row {known['lineage']} of what was evolved, counted from 0")
+        return
+    way = f"{known['direction']}, " if known["direction"] else ""
+    say(f"evolved by {when(told)}: {way}{known['added']:+} words, attempt {known['attempt']} at its parent")
+    for parent in told["parents"]:
+        say(f"parent {parent['place']}  {when(parent)}", style="cyan")
+        say(parent["instruction"], indent=4)
+        if known["direction"] == "answer":
+            say(f"output: {parent['output']}", indent=4)
 
 
 def _sampling(sampling: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -14,6 +14,7 @@ import typer
 from selfinstruct.errors import UsageError
 
 if TYPE_CHECKING:
+    from selfinstruct.recipe import Recipe
     from selfinstruct.run import Run
     from selfinstruct.state import Progress
 
@@ -53,6 +54,20 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any value of the recipe. Repeatable.", rich_help_panel="Recipe"),
 ]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--without", metavar="RULE", help="A rule of the recipe to switch off. Repeatable.", rich_help_panel="Recipe"
+    ),
+]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SLOT=FILE",
+        help="Draw a line per step into the prompt: topic, persona, domain, language. Repeatable.",
+        rich_help_panel="Recipe",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="The run's random seed.", rich_help_panel="Recipe")]
 PromptsDir = Annotated[
     Path | None,
@@ -91,14 +106,8 @@ def generate(
         str, typer.Option(metavar="NAME|FILE", help="self-instruct, alpaca, or a .toml file.", rich_help_panel="Recipe")
     ] = "self-instruct",
     overrides: Overrides = None,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SLOT=FILE",
-            help="Draw a line per step into the prompt: topic, persona, domain, language. Repeatable.",
-            rich_help_panel="Recipe",
-        ),
-    ] = None,
+    without: Without = None,
+    vary: Vary = None,
     system: System = None,
     seed: Seed = None,
     prompts: PromptsDir = None,
@@ -119,7 +128,6 @@ def generate(
     `selfinstruct generate --seeds seeds/175.jsonl` runs as it stands; Ctrl-C is safe, and the same command goes on.
     """
     from selfinstruct.engines import Options
-    from selfinstruct.recipe import load
     from selfinstruct.resources import SEEDS
     from selfinstruct.run import Run
 
@@ -127,14 +135,14 @@ def generate(
     values = {
         "num": num, "seed": seed, "model": model, "answer_model": answer_model, "style": style, "license": license
     }  # fmt: skip
-    chosen = load(recipe, overrides or (), {key: value for key, value in values.items() if value is not None})
+    chosen = recipe_of(recipe, overrides, values, without)
     options = Options(base_urls=tuple(base_url or ()), api_key_env=api_key_env, concurrency=concurrency)
     run = Run(
         out or Path("runs") / f"{seeds.stem}-{Path(recipe).stem}",
         chosen,
         seeds=seeds,
         prompts=prompts,
-        vary=_vary(vary or ()),
+        vary=vary_files(vary or ()),
         system=system,
         options=options,
         fresh=fresh,
@@ -155,6 +163,7 @@ def answer(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder. The same command again resumes it.")],
     model: Model = None,
     overrides: Overrides = None,
+    without: Without = None,
     system: System = None,
     seed: Seed = None,
     prompts: PromptsDir = None,
@@ -173,11 +182,10 @@ def answer(
     Instructions and inputs stay as they are; a row whose new answer fails the rules is rejected, with its reason.
     """
     from selfinstruct.engines import Options
-    from selfinstruct.recipe import load
     from selfinstruct.run import Run
 
     values = {"seed": seed, "model": model, "style": style, "license": license}
-    chosen = load("answer", overrides or (), {key: value for key, value in values.items() if value is not None})
+    chosen = recipe_of("answer", overrides, values, without)
     options = Options(base_urls=tuple(base_url or ()), api_key_env=api_key_env, concurrency=concurrency)
     run = Run(out, chosen, source=source, prompts=prompts, system=system, options=options, fresh=fresh)
     if dry_run:
@@ -187,6 +195,17 @@ def answer(
         print_plan(chosen, source, prompts, as_json=json)
         return
     drive(run, as_json=json, quiet=quiet)
+
+
+def recipe_of(
+    name: str, overrides: Sequence[str] | None, flags: Mapping[str, Any], without: Sequence[str] | None
+) -> Recipe:
+    """The recipe of that name with ``--set``, then the flags that were given, then the rules that are switched off."""
+    from selfinstruct.recipe import load
+
+    recipe = load(name, overrides or (), {key: value for key, value in flags.items() if value is not None})
+    off = tuple(dict.fromkeys((*recipe.filters.off, *(without or ()))))
+    return recipe.model_copy(update={"filters": recipe.filters.model_copy(update={"off": off})})
 
 
 def drive(run: Run, *, as_json: bool, quiet: bool) -> None:
@@ -239,7 +258,8 @@ def _signals(run: Run, caught: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _vary(pairs: tuple[str, ...] | list[str]) -> dict[str, Path]:
+def vary_files(pairs: Sequence[str]) -> dict[str, Path]:
+    """The files of ``--vary SLOT=FILE``, by slot."""
     files = {}
     for pair in pairs:
         slot, sign, path = pair.partition("=")

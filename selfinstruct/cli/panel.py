@@ -7,9 +7,10 @@ import shlex
 import shutil
 import sys
 import time
+from collections import Counter, deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Group
 from rich.live import Live
@@ -21,6 +22,7 @@ from rich.text import Text
 from selfinstruct.cli.terminal import Notes, clean, console, data, say
 
 if TYPE_CHECKING:
+    from selfinstruct.records import Record
     from selfinstruct.run import Run
     from selfinstruct.state import Progress
 
@@ -91,7 +93,7 @@ class Panelled(Plain):
 
     def show(self, progress: Progress) -> None:
         bar = Table.grid(expand=True)  # by itself, a bar ends its line only where it is the last
-        bar.add_row(ProgressBar(total=max(progress.target, 1), completed=progress.kept))
+        bar.add_row(ProgressBar(total=max(progress.target, 1), completed=_done(progress)))
         outcomes = Table.grid(padding=(0, 2))
         for name, count, share, style in _outcomes(progress.figures):
             outcomes.add_row(Text(clean(name), style=style), Text(count, justify="right"), Text(share, justify="right"))
@@ -106,13 +108,17 @@ class Panelled(Plain):
 
 
 def _outcomes(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """What became of everything that was read so far: kept, or rejected by which rule; with its share and style."""
-    kept, rejected = found.get("kept", 0), found.get("rejected", {})
+    """What became of everything that was read so far: kept, or rejected by which rule; with its share and style. The
+    rows that an evolution began with do not count: nothing could become of them."""
+    evolution, rejected = found.get("evolution", {}), found.get("rejected", {})
+    kept = evolution.get("survived", 0) if evolution else found.get("kept", 0)
     read = kept + sum(rejected.values())
     if not read:
         return []
     rules = _ranked(rejected)
-    lines = [("kept", kept, "green")] + [(rule, count, "yellow") for rule, count in rules[:RULES]]
+    lines = [("evolved" if evolution else "kept", kept, "green")] + [
+        (rule, count, "yellow") for rule, count in rules[:RULES]
+    ]
     if rest := rules[RULES:]:
         lines.append((f"{len(rest)} other rules", sum(count for _, count in rest), "yellow"))
     return [(name, f"{count:,}", f"{count / read:.0%}", style) for name, count, style in lines]
@@ -133,11 +139,30 @@ def figures(progress: Progress) -> list[str]:
     return [_reached(progress), *_pace(progress)]
 
 
+def _done(progress: Progress) -> int:
+    """How much of the target there is: steps of an evolution, otherwise records."""
+    figures = progress.figures
+    return int(figures["steps"]) if "evolution" in figures else progress.kept
+
+
+def reached(kept: int, target: int, figures: Mapping[str, Any]) -> str:
+    """How far a run is, in words. Of an evolution, ``figures`` holds its ``steps`` and itself."""
+    evolution = figures.get("evolution")
+    if not evolution:
+        return f"{kept:,} of {target:,} kept"
+    number, rows = evolution["round"], evolution["rows"]
+    done = min(figures["steps"] - number * rows, rows)
+    return (
+        f"round {number} of {evolution['rounds']} · {done:,} of {rows:,} {'tried' if number else 'read'} · "
+        f"{evolution['survived']:,} evolved"
+    )
+
+
 def _reached(progress: Progress) -> str:
-    reached = f"{progress.kept:,} of {progress.target:,} kept"
-    if progress.state == "running" and progress.per_second and progress.kept < progress.target:
-        reached += f" · ETA {duration((progress.target - progress.kept) / progress.per_second)}"
-    return reached
+    text, left = reached(progress.kept, progress.target, progress.figures), progress.target - _done(progress)
+    if progress.state == "running" and progress.per_second and left > 0:
+        text += f" · ETA {duration(left / progress.per_second)}"
+    return text
 
 
 def _pace(progress: Progress) -> list[str]:
@@ -167,21 +192,33 @@ def duration(seconds: float) -> str:
 
 def summary(run: Run, last: Progress, *, as_json: bool) -> None:
     """What came of a run, on stdout: records, rejections by rule, and what to do next."""
+    evolves = "evolution" in last.figures
+    shown, rounds = _evolved(run.folder) if evolves else (_first(run, 3), [])
     if as_json:
-        data({"folder": str(run.folder), "state": last.state, "target": last.target, **last.figures})
+        told = {"rounds": [one._asdict() for one in rounds]} if evolves else {}
+        data({"folder": str(run.folder), "state": last.state, "target": last.target, **last.figures, **told})
         return
     if last.note:
         say(last.note)
-    for record in _first(run, 3):
+    for record in shown:
         say()
         say(_short(record.instruction, 200), indent=2)
         if record.input:
             say(f"input:  {_short(record.input, 160)}", indent=2)
         say(f"output: {_short(record.output, 240)}", indent=2)
     rejected = sum(last.figures.get("rejected", {}).values())
+    records = f"{last.kept:,} records"
+    if evolves:
+        survived = last.figures["evolution"]["survived"]
+        records = f"{last.kept - survived:,} rows and {survived:,} evolved"
     say()
-    say(f"{last.kept:,} records in {run.folder}/data ({last.state}), {rejected:,} rejected")
+    say(f"{records} in {run.folder}/data ({last.state}), {rejected:,} rejected")
     rejections(last.figures)
+    if rounds:
+        say()
+        say(f"{'round':>6}{'tried':>9}{'kept':>9}{'share':>8}")
+    for one in rounds:
+        say(f"{one.round:>6}{one.tried:>9,}{one.kept:>9,}{one.kept / one.tried:>8.0%}")
     folder = shlex.quote(str(run.folder))
     # As it can be typed: in a checkout it is not on the PATH until the environment is activated.
     program = "selfinstruct" if shutil.which("selfinstruct") else shlex.quote(sys.argv[0])
@@ -191,9 +228,33 @@ def summary(run: Run, last: Progress, *, as_json: bool) -> None:
         say("the same command again goes on", indent=2)
     if rejected:
         say(f"{program} show {folder} --rejected", indent=2)
+    if rounds:
+        say(f"{program} show {folder} --survival", indent=2)
+    if evolves and shown:
+        say(f"{program} show {folder} --tree {shown[-1].id}", indent=2)
     if last.kept:
         say(f"{program} show {folder}", indent=2)
         say(f"{program} export {folder} --format messages --out data.jsonl", indent=2)
+
+
+class _Round(NamedTuple):
+    round: int
+    tried: int
+    kept: int
+
+
+def _evolved(folder: Path) -> tuple[list[Record], list[_Round]]:
+    """The last few records that were evolved, and what became of each round's tries."""
+    from selfinstruct.shards import read_kept, read_rejected
+
+    last: deque[Record] = deque(maxlen=3)
+    kept: Counter[int] = Counter()
+    for record, _ in read_kept(folder):
+        if record.evolution is not None and record.evolution.round:
+            kept[record.evolution.round] += 1
+            last.append(record)
+    tried = kept + Counter(line["evolution"]["round"] for line in read_rejected(folder))
+    return list(last), [_Round(number, tried[number], kept[number]) for number in sorted(tried)]
 
 
 def rejections(found: Mapping[str, Any]) -> None:
@@ -202,7 +263,7 @@ def rejections(found: Mapping[str, Any]) -> None:
         say(f"{count:>6,}  {rule}", indent=2)
 
 
-def _first(run: Run, count: int) -> list[Any]:
+def _first(run: Run, count: int) -> list[Record]:
     from itertools import islice
 
     from selfinstruct.shards import read_kept

@@ -1,8 +1,10 @@
-"""`selfinstruct generate --dry-run`: the plan, with requests and tokens estimated."""
+"""`--dry-run` of `generate`, `answer` and `evolve`: the plan, with requests and tokens estimated."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,10 +13,17 @@ from selfinstruct.cli.terminal import data, say
 
 if TYPE_CHECKING:
     from selfinstruct.engines import Style
+    from selfinstruct.operators import Setting
+    from selfinstruct.prompts import Prompt
     from selfinstruct.recipe import Recipe
+    from selfinstruct.records import Record
 
 PASS = 0.5
 """The share of drafts and of answers that an estimate takes to pass."""
+EVOLVED = 0.9
+"""The share of evolutions that an estimate takes to pass: near what the paper's sizes come to, so a bound for most."""
+ADDED = 15 * 6
+"""Bytes that a round adds to a text: the middle of the 10 to 20 words that the prompts ask for."""
 BYTES_PER_TOKEN = 4
 
 
@@ -40,20 +49,28 @@ def print_plan(recipe: Recipe, source: Path, prompts: Path | None, *, as_json: b
         }
         data(content)
         return
-    given = recipe.draft.operator == "given"
+    given, evolving = recipe.draft.operator == "given", recipe.draft.operator == "evolve"
     wanted = f"{source}" if given else f"{recipe.num} records"
+    if evolving:
+        wanted = f"{source}, rounds: {recipe.evolve.rounds}"
     say(f"recipe {recipe.name} ({recipe.behaviour}), model {recipe.model}, style {style}, {wanted}")
-    say(f"{'stage':<14}{'requests':>10}{'prompt tokens':>16}{'completion tokens at most':>28}")
+    width = max(14, *(len(stage.name) + 2 for stage in stages))
+    say(f"{'stage':<{width}}{'requests':>10}{'prompt tokens':>16}{'completion tokens at most':>28}")
     for stage in stages:
-        say(f"{stage.name:<14}{stage.requests:>10,}{stage.prompt_tokens:>16,}{stage.completion_tokens:>28,}")
-    say(f"{'sum':<14}{sum(one.requests for one in stages):>10,}{prompt:>16,}{completion:>28,}")
+        say(f"{stage.name:<{width}}{stage.requests:>10,}{stage.prompt_tokens:>16,}{stage.completion_tokens:>28,}")
+    say(f"{'sum':<{width}}{sum(one.requests for one in stages):>10,}{prompt:>16,}{completion:>28,}")
     if given:
         say(f"estimated from every row, {BYTES_PER_TOKEN} bytes a token; nothing was asked")
-        return
-    say(
-        f"estimated from one rendered prompt a stage, {BYTES_PER_TOKEN} bytes a token, {PASS:.0%} of drafts and of "
-        "answers passing, one record a task; nothing was asked"
-    )
+    elif evolving:
+        say(
+            f"estimated from every row, {BYTES_PER_TOKEN} bytes a token, {EVOLVED:.0%} of evolutions passing, each of "
+            "them 15 words longer; nothing was asked"
+        )
+    else:
+        say(
+            f"estimated from one rendered prompt a stage, {BYTES_PER_TOKEN} bytes a token, {PASS:.0%} of drafts and of "
+            "answers passing, one record a task; nothing was asked"
+        )
 
 
 def estimate(recipe: Recipe, source: Path, prompts: Path | None) -> tuple[str, list[Stage]]:
@@ -69,7 +86,10 @@ def estimate(recipe: Recipe, source: Path, prompts: Path | None) -> tuple[str, l
     if recipe.small == "auto":
         answers = recipe.answer_model or recipe.model
         recipe = recipe.model_copy(update={"small": "yes" if answers == "local" else "no"})
-    setting = Setting(recipe, Prompts(prompts), style, answer_style)
+    judge_style = recipe.judge_style
+    if judge_style == "auto":
+        judge_style = _usual(recipe.judge_model) if recipe.judge_model else style
+    setting = Setting(recipe, Prompts(prompts), style, answer_style, judge_style=judge_style)
     if recipe.draft.operator == "given":
         prompt = setting.prompts[setting.prompt_name("answer", setting.answer_style)]
         most, rows, size = _most(recipe, "answer", prompt.sampling.max_tokens), 0, 0
@@ -77,6 +97,8 @@ def estimate(recipe: Recipe, source: Path, prompts: Path | None) -> tuple[str, l
             rows += 1
             size += len(prompt.request({"instruction": row.instruction, "input": row.input}).text().encode())
         return answer_style, [Stage("answer", rows, size // BYTES_PER_TOKEN, rows * most)]
+    if recipe.draft.operator == "evolve":
+        return style, _evolving(setting, read_dataset(source))
     drafter = open_operator(recipe.draft.operator, setting)
     answerer = open_operator(recipe.answer.operator, setting)
     parents = drafter.draw(Pool(read_seeds(source), [], 0), 0, Random(0))
@@ -84,17 +106,75 @@ def estimate(recipe: Recipe, source: Path, prompts: Path | None) -> tuple[str, l
     tasks = math.ceil(recipe.num / PASS) if answerer.stages else recipe.num
     steps = math.ceil(tasks / (recipe.draft.items * PASS))
     stages = [_stage(drafter.stage, steps, request.text(), request.sampling.max_tokens)]
-    # A task is answered output-first or input-first: the dearer of the two is counted for all.
     asked = []
     for stage in answerer.stages:
         prompt = setting.prompts[setting.prompt_name(stage, setting.answer_style)]
         most = _most(recipe, stage, prompt.sampling.max_tokens)
         asked.append(_stage(stage, tasks, prompt.example().text(), most))
+    return style, stages + _either(asked)
+
+
+def _evolving(setting: Setting, source: Iterable[Record]) -> list[Stage]:
+    """Of a recipe that evolves: every row in every round, at the most, and what follows where an evolution passes."""
+    from selfinstruct.filters import Rules
+    from selfinstruct.operators import open_operator
+
+    recipe, rounds = setting.recipe, setting.recipe.evolve.rounds
+    tables = [phase for phase in recipe.evolve.first for _ in range(phase.rounds)] + [recipe.evolve] * rounds
+    shares: defaultdict[str, float] = defaultdict(float)  # of all draws
+    for table in tables[:rounds]:
+        weights = table.weights or (1.0,) * len(table.operators)
+        for name, weight in zip(table.operators, weights, strict=True):
+            shares[name] += weight / sum(weights) / rounds
+    drawn = [(setting.prompts[setting.prompt_name(f"evolve/{name}", setting.style)], shares[name]) for name in shares]
+    answers = any(prompt.head.direction == "answer" for prompt, _ in drawn)
+
+    rows = texts = beside = 0  # and bytes: of what is evolved, and of what stands beside it
+    for row in source:
+        rows += 1
+        task, output = len(f"{row.instruction}{row.input}".encode()), len(row.output.encode())
+        texts, beside = (texts + output, beside + task) if answers else (texts + task, 0)
+    # The parents of round t have passed t - 1 times, their children once more.
+    parents = rounds * texts + rows * ADDED * EVOLVED * rounds * (rounds - 1) / 2
+    passed = math.ceil(EVOLVED * rows * rounds)
+    children = EVOLVED * (parents + rows * rounds * ADDED)
+
+    frame = sum(share * _around(prompt) for prompt, share in drawn)
+    longest = sum(share * _most(recipe, "evolve", prompt.sampling.max_tokens) for prompt, share in drawn)
+    stages = [_sized("evolve", rows * rounds, frame, parents + rounds * beside, longest)]
+    for _, rule in Rules(recipe.filters.draft, recipe, "draft").asking:
+        prompt = setting.prompts[setting.prompt_name(rule.stage, setting.judge_style)]
+        asked, shown = passed, children + (EVOLVED * parents if "before" in prompt.head.slots else 0)
+        if rule.measures:
+            asked, shown = asked + rows, shown + texts
+        stages.append(
+            _sized(rule.stage, asked, _around(prompt), shown, _most(recipe, rule.stage, prompt.sampling.max_tokens))
+        )
+    answered = []
+    for stage in open_operator(recipe.answer.operator, setting).stages:
+        prompt = setting.prompts[setting.prompt_name(stage, setting.answer_style)]
+        most = _most(recipe, stage, prompt.sampling.max_tokens)
+        answered.append(_sized(stage, passed, _around(prompt), children, most))
+    return stages + _either(answered)
+
+
+def _sized(name: str, requests: int, around: float, texts: float, most: float) -> Stage:
+    return Stage(name, requests, round((requests * around + texts) / BYTES_PER_TOKEN), round(requests * most))
+
+
+def _around(prompt: Prompt) -> int:
+    """Bytes of a prompt with nothing in its slots."""
+    empty = {slot: "" if isinstance(value, str) else value for slot, value in prompt.head.slots.items()}
+    return len(prompt.request(empty).text().encode())
+
+
+def _either(asked: list[Stage]) -> list[Stage]:
+    """A task is answered output-first or input-first: the dearer of the two is counted for all."""
     either = [stage for stage in asked if stage.name in ("output-first", "input-first")]
-    if either:
-        asked = [stage for stage in asked if stage not in either]
-        asked.append(max(either, key=lambda stage: stage.prompt_tokens)._replace(name="instances"))
-    return style, stages + asked
+    if not either:
+        return asked
+    dearer = max(either, key=lambda stage: stage.prompt_tokens)._replace(name="instances")
+    return [stage for stage in asked if stage not in either] + [dearer]
 
 
 def _usual(model: str) -> Style:

@@ -17,7 +17,8 @@ def register(app: typer.Typer) -> None:
 
 def prompts(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A prompt, e.g. bootstrap/prefill. Default: list all.")
+        str | None,
+        typer.Argument(metavar="NAME", help="A prompt, e.g. bootstrap/prefill or evolve/deepen. Default: list all."),
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("--prompts", metavar="DIR", help="Prompt files that go before the package's own.")
@@ -32,16 +33,27 @@ def prompts(
 
     library = Prompts(folder)
     if name is None:
-        width = max(map(len, library.names()))
-        for known in library.names():
+        # Frames last: nothing asks with one alone.
+        names = sorted(library.names(), key=lambda known: ("/frames/" in known, known))
+        width, apart = max(map(len, names)), False
+        for known in names:
             prompt = library[known]
             if json:
-                data({"name": known, "digest": prompt.digest, "about": prompt.head.about, "file": prompt.source})
-            else:
-                say(f"{known:<{width}}  {prompt.head.about}")
+                about, frame = prompt.head.about, prompt.head.frame
+                data({"name": known, "digest": prompt.digest, "about": about, "frame": frame, "file": prompt.source})
+                continue
+            if "/frames/" in known and not apart:
+                apart = True
+                say()
+                say("frames: what is said around a method, one file for each way of asking", style="dim")
+            stands = f" ({prompt.head.frame})" if prompt.head.frame else ""
+            say(f"{known:<{width}}  {prompt.head.about}{stands}")
         return
     if name not in library:
+        above = name.rpartition("/")[0]
+        ways = [f"{above}/{style}" for style in ("completion", "chat", "prefill", "small")]
         variants = [known for known in library.names() if known.startswith(f"{name}/")]
+        variants = variants or [known for known in ways if known in library]
         hint = f"there are {', '.join(variants)}" if variants else "`selfinstruct prompts` lists them"
         raise UsageError(f"there is no prompt {name!r}", hint=hint)
     request = library[name].example()

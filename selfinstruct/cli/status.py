@@ -47,21 +47,25 @@ def _look(folder: Path) -> dict[str, Any]:
         is_run(folder)
     known = state.read(folder)
     held = owner(folder)
+    figures = known.get("figures", {})
     kept = _lines(folder / "lineage.jsonl")
     target = known.get("target") or 0
     rate = known.get("kept_per_second", 0.0)
     running = known.get("state") == "running"
     lives = held is not None and held["age"] <= 60 and not _dead(held)
     began = "starting" if lives else "not begun"
+    evolution = figures.get("evolution")
+    left = target - (figures["steps"] if evolution else kept)
     return {
         "run": str(folder),
         # A run that says it is running while nobody holds it was killed.
         "state": "killed" if running and not lives else known.get("state", began),
         "kept": kept,
         "target": target,
+        **({"steps": figures["steps"], "evolution": evolution} if evolution else {}),
         "kept_per_second": rate if running else 0.0,
-        "eta_seconds": round((target - kept) / rate) if running and lives and rate > 0 and target > kept else None,
-        "rejected": known.get("figures", {}).get("rejected", {}),
+        "eta_seconds": round(left / rate) if running and lives and rate > 0 and left > 0 else None,
+        "rejected": figures.get("rejected", {}),
         "uncertain": known.get("uncertain", 0),
         "last_error": known.get("last_error", ""),
         "owner": {key: held[key] for key in ("host", "pid")} if held else None,
@@ -90,11 +94,11 @@ def _lines(path: Path) -> int:
 
 
 def _line(found: dict[str, Any]) -> str:
-    from selfinstruct.cli.panel import duration
+    from selfinstruct.cli.panel import duration, reached
 
     parts = [f"{found['run']}: {found['state']}"]
     if found["target"]:
-        parts.append(f"{found['kept']} of {found['target']} kept")
+        parts.append(reached(found["kept"], found["target"], found))
     if found["eta_seconds"] is not None:
         parts.append(f"{found['kept_per_second']:.2f}/s, ETA {duration(found['eta_seconds'])}")
     if found["owner"] and found["state"] != "killed":

@@ -22,6 +22,31 @@ def sentences(most: int, toss: Toss) -> str:
     return " ".join([capital(say("sentence", toss)) for _ in range(1 + int(toss() * most))])
 
 
+def sized(first: str, then: str, low: int, high: int, toss: Toss, without: frozenset[str] = frozenset()) -> str:
+    """From ``low`` to ``high`` words (``high`` is 2 or more): a production of the first symbol, then of the other while
+    words are missing, none with a content word of ``without``. Empty where that cannot be had."""
+    said: list[str] = []
+    count = 0
+    for _ in range(200 + high):
+        more = capital(say(then if said else first, toss))
+        length = len(more.split())
+        if not without.isdisjoint(content(more)):
+            continue
+        if count + length > high:
+            said, count = [], 0
+            continue
+        said.append(more)
+        count += length
+        if count >= low:
+            return " ".join(said)
+    return ""
+
+
+def content(text: str) -> frozenset[str]:
+    """The words of four letters or more, which say what a text is about."""
+    return frozenset(re.findall("[a-z]{4,}", text.lower()))
+
+
 def say(symbol: str, toss: Toss) -> str:
     return _expanded(pick(_grammar()[symbol], toss), toss)
 
@@ -130,6 +155,32 @@ instruction = {make} {work} about {subject} for {readers}{limit}.
   {pose} {someone} {where} and tell {readers} about {aspect} {subject}{limit}.
   {go_on} the story of {someone} who tried to {deed} with {thing} {where}.
   Match each {adjective} {noun} {where} to {someone} who needs it to {deed}.
+more = Also {tell} how {someone} might use {thing} to {deed}.
+  Then {tell} what {someone} could learn about {subject} from {thing}.
+  Take into account that {someone} must {deed} with {thing} and within {number} {units}.
+  Keep in mind that {someone} {thought} that {subject} {mattered} {where}.
+  Name {number} reasons why {subject} {mattered} to {readers}, and which of them {someone} would reject.
+  Do so without {thing}, but with {thing} that {someone} {did} {where}.
+  Assume that {someone} must {deed} but cannot go {where}.
+  Address {readers} who {thought} that {someone} would {deed}.
+  Give a reason for each step that {someone} must take to {deed} {where}.
+  Mention {thing}, {thing} and {thing}, ordered by their {quality} for {someone}.
+  Where {someone} and {someone} disagree about {subject}, settle it and {tell} why.
+  End with {mood} advice to {readers} on {aspect} {subject}.
+  Contrast the result with {aspect} {subject} {where}, from the view of {someone}.
+  Leave out {subject} and whatever {someone} {did} {where}, unless {readers} need it to {deed}.
+  Work through a case in which {someone} must choose between {thing} and {thing} {where}.
+  Show which {adjective} {nouns} would no longer help if {someone} had to {deed} {where}.
+  Weigh the {quality} of {thing} against the {quality} of {thing} for {readers}.
+  Consider what changes for {readers} once {subject} and {subject} are no longer to be had {where}.
+  Start from {aspect} {subject}, and only then turn to {someone} who could not {deed}.
+  Let {someone} object {where}, and answer the objection for {readers}.
+brief = Describe {thing}.; Explain {field} to {readers}.; Compare {field} with {field}.
+  Why did {subject} matter {where}?
+  Name {number} {adjective} {nouns}.; What is the {quality} of {thing}?; How would {someone} {deed}?; Invent {thing}.
+  Thank {someone} for {thing}.; Sell {thing} to {someone}.; Praise {someone} {where}.; Where can {readers} {deed}?
+  List {number} uses of {thing}.; Ask {someone} about {subject}.; Translate "{adjective} {noun}" into {language}.
+  Should {someone} {deed}?; Sum up {subject}.; Rhyme about {thing}.
 pose = Pretend to be; Speak as; Pose as; Write as; Imagine you are; Act like
 go_on = Continue; Finish; Extend; Retell; Begin; Tell; Shorten; Invent
 make = Write; Compose; Draft; Create; Prepare; Produce; Invent; Come up with; Put together; Design; Make up; Devise

@@ -15,10 +15,11 @@ import struct
 import time
 import tomllib
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from random import Random
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -116,6 +117,33 @@ class AnswerDefects(Frozen):
     truncated: Share = 0
 
 
+class EvolveDefects(Frozen):
+    unchanged: Share = 0
+    leak: Share = 0
+    bloated: Share = 0
+    shrunk: Share = 0
+    drifted: Share = 0
+    close: Share = 0
+    near: Share = 0
+    apology_prompt: Share = 0
+    empty: Share = 0
+    truncated: Share = 0
+
+
+class EqualDefects(Frozen):
+    equal: Share = 0
+    unreadable: Share = 0
+
+
+class AnswerableDefects(Frozen):
+    unanswerable: Share = 0
+    unreadable: Share = 0
+
+
+class DifficultyDefects(Frozen):
+    unreadable: Share = 0
+
+
 class AnyDefects(Frozen):
     """Failures of single requests, whoever writes."""
 
@@ -134,6 +162,10 @@ class Defects(Frozen):
     labels: LabelsDefects = LabelsDefects()
     alpaca: AlpacaDefects = AlpacaDefects()
     answer: AnswerDefects = AnswerDefects()
+    evolve: EvolveDefects = EvolveDefects()
+    equal: EqualDefects = EqualDefects()
+    answerable: AnswerableDefects = AnswerableDefects()
+    difficulty: DifficultyDefects = DifficultyDefects()
     any: AnyDefects = AnyDefects()
 
     @model_validator(mode="after")
@@ -167,6 +199,8 @@ class Rule(Frozen):
     replies: tuple[str, ...] = ()
     """One of them, by the hash."""
     write: Writer | None = None
+    plant: str | None = None
+    """The text of a writer with this defect, named as in a plan: ``evolve.leak``."""
     error: Failure | None = None
     fail: str | None = None
     """The engine as a whole fails, with this message."""
@@ -187,9 +221,17 @@ class Rule(Frozen):
             raise ValueError(f"not a regular expression: {error}") from error
         return pattern
 
+    @field_validator("plant")
+    @classmethod
+    def _is_a_defect(cls, defect: str | None) -> str | None:
+        if defect is not None:
+            _planting(defect)
+        return defect
+
     @model_validator(mode="after")
     def _has_one_outcome(self) -> Rule:
-        given = [key for key in ("reply", "replies", "write", "error", "fail") if getattr(self, key) not in (None, ())]
+        outcomes = ("reply", "replies", "write", "plant", "error", "fail")
+        given = [key for key in outcomes if getattr(self, key) not in (None, ())]
         if len(given) > 1:
             raise ValueError(f"a rule has one outcome, this one has {' and '.join(given)}")
         return self
@@ -200,6 +242,16 @@ class Rule(Frozen):
         if self.purpose is not None and not fnmatchcase(request.purpose, self.purpose):
             return False
         return self.match is None or re.search(self.match, request.text()) is not None
+
+
+@cache
+def _planting(defect: str) -> tuple[Writer, Shares]:
+    """The writer, and the shares with which it plants this defect and no other."""
+    for writer in get_args(Writer):
+        key = defect.removeprefix(f"{writer}.")
+        if key != defect and key in type(getattr(Defects(), writer)).model_fields:
+            return writer, Defects.model_validate({writer: {key: 1}}).of(writer)
+    raise ValueError("no writer has such a defect")
 
 
 class Script(Frozen):
@@ -235,6 +287,9 @@ DEMO = Script(
             near_duplicate=0.04, blacklisted=0.02, missing_field=0.02, empty_output=0.02, truncated=0.03
         ),
         answer=AnswerDefects(refusal=0.02, truncated=0.01),
+        evolve=EvolveDefects(unchanged=0.02, leak=0.01, bloated=0.01, shrunk=0.01, drifted=0.02, truncated=0.01),
+        equal=EqualDefects(equal=0.03),
+        answerable=AnswerableDefects(unanswerable=0.02),
     ),
 )
 """The script of ``--model scripted``: runs anywhere, and gives every filter a little to do."""
@@ -364,10 +419,14 @@ class Scripted:
             return Reply(error=spent, finish="length", usage=usage, reasoning=reasoning, **told), ()
 
         literal = rule.replies[int(chance.pick * len(rule.replies))] if rule.replies else rule.reply
-        writer = rule.write or writer_of(request.purpose)
+        if rule.plant:
+            writer, shares = _planting(rule.plant)
+        else:
+            writer = rule.write or writer_of(request.purpose)
+            shares = self._shares[writer]
         if literal is None:
             toss = Random(chance.text).random
-            written = write(writer, Job(self._script.writers, self._shares[writer], request, read, toss))
+            written = write(writer, Job(self._script.writers, shares, request, read, toss))
         else:
             written = Written((literal.removeprefix(request.prefill),))
         text, finish, count, whole = written.ended(request.sampling.stop, budget - thought)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from random import Random
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
 from selfinstruct.engines import Finish, Frozen, Request
-from selfinstruct.engines.grammar import LABELS, Toss, capital, instruction, pick, say, sentences
+from selfinstruct.engines.grammar import LABELS, Toss, capital, content, instruction, pick, say, sentences, sized
+from selfinstruct.records import Direction
+from selfinstruct.words import words
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Writer = Literal["tasks", "yesno", "instances", "labels", "alpaca", "answer"]
+Writer = Literal[
+    "tasks", "yesno", "instances", "labels", "alpaca", "answer", "evolve", "equal", "answerable", "difficulty"
+]
 
 OF_ITEMS = ("tasks", "instances", "labels", "alpaca")
 """Writers of more than one item."""
@@ -108,7 +114,8 @@ class Written(NamedTuple):
             left = [(at, defect) for at, defect in left if defect != "conflict"]
         if finish == "length":
             left.append((last if text and writer in OF_ITEMS else None, "truncated"))
-        return tuple(Planted(at, f"{writer}.{defect}") for at, defect in left)
+        of_items = writer in OF_ITEMS
+        return tuple(Planted(at if of_items else None, f"{writer}.{defect}") for at, defect in left)
 
 
 def first_words(text: str, count: int) -> str:
@@ -153,6 +160,10 @@ _WRITER_OF: dict[str, Writer] = {
     "input-first": "instances",
     "output-first": "labels",
     "alpaca": "alpaca",
+    "evolve": "evolve",
+    "equal": "equal",
+    "answerable": "answerable",
+    "difficulty": "difficulty",
 }
 
 _NUMBERED = re.compile(r"^[ \t]*(\d{1,4}) ?[.):][ \t]+(\S.*)$", re.MULTILINE)
@@ -428,12 +439,16 @@ def _alpaca(job: Job) -> Written:
     return Written(items, between, planted, _cut(items, toss) if flaw == "truncated" else None)
 
 
+_MOST_ADDED, _MOST_ANSWERED = 250, 600
+"""Words: what the most generous of our operators may add, and what an answer may have."""
+
+
 def _long(toss: Toss) -> str:
     """More words than any answer is allowed."""
-    words = ""
-    while len(words.split()) <= 620:
-        words += sentences(8, toss) + " "
-    return words.rstrip()
+    text = ""
+    while words(text) <= _MOST_ANSWERED + 20:
+        text += sentences(8, toss) + " "
+    return text.rstrip()
 
 
 def _answer(job: Job) -> Written:
@@ -445,6 +460,162 @@ def _answer(job: Job) -> Written:
     return Written((job.lead + text if text else "",), planted=((None, defect),))
 
 
+_LABEL = re.compile(r"\S{1,30}(?: \S{1,30}){0,3}:[ \t]*")
+_LABELLED = re.compile(r"^[A-Z][\w-]*(?: [\w-]+){0,3}:[ \t]*", re.MULTILINE)
+_ANNOUNCED = re.compile(r"[\"“`]([^\"“”`\n]{1,40}:)[\"”`]")
+_TAGGED = re.compile(r"^<(\w+)>\n(.*)\n</\1>\Z", re.MULTILINE | re.DOTALL)
+
+
+def _shown(job: Job) -> tuple[str, str]:
+    """The text that is to be evolved or judged, and the label for what comes of it; empty where there is none.
+
+    No labels are agreed upon. The text is the last one shown: below the label that ends in the same word as the one
+    that waits or is announced ("Given prompt:" and "Rewritten prompt:"), in tags, below any label, or a block of its
+    own. What stands under a waiting label further up belongs to a worked example.
+    """
+    messages = job.request.messages
+    text = (messages[-1].content if messages else job.read).rstrip()
+    at = text.rfind("\n") + 1
+    label = text[at:] if _LABEL.fullmatch(text, at) else ""
+    since = 0
+    if label:
+        text = text[:at].rstrip()
+        example = text.rfind(f"\n{label}")
+        since = example + 1 + len(label) if example >= 0 else 0
+    elif announced := _ANNOUNCED.search(text):
+        label = announced[1]
+    if label:
+        word = re.escape(label.split()[-1])
+        paired = re.compile(rf"^.{{0,60}}(?<!\w){word}[ \t]*$", re.MULTILINE).search(text, since)
+        if paired:
+            return text[paired.end() :].strip("\n"), label
+    tagged = _TAGGED.search(text)
+    return tagged[2] if tagged else _last_block(text, since), label
+
+
+def _last_block(text: str, since: int) -> str:
+    """Below the label that the worked examples end at, or else the last that has a line of its own, or shares one."""
+    labels = list(_LABELLED.finditer(text, since))
+    alone = [label for label in labels if text.startswith("\n", label.end())]
+    if not labels:
+        return text.rpartition("\n\n")[2]
+    above = labels[0] if since else (alone or labels)[-1]
+    return text[above.end() :].strip("\n")
+
+
+_DIRECTIONS: dict[Direction, re.Pattern[str]] = {
+    "answer": re.compile(r"answer:|response:|/quality"),
+    "downward": re.compile(r"easier|simpler|downward"),
+    "in-breadth": re.compile(r"breadth|created|(?<![a-z])new(?![a-z])"),
+}
+
+
+def _evolve(job: Job) -> Written:
+    """The shown text, harder, easier, or left for another one: whichever the operator's name or the label says."""
+    toss = job.toss
+    flaw = fate(job.shares.of_reply, toss())
+    parent, label = _shown(job)
+    says = f"{job.request.purpose} {label}".casefold()
+    signed: list[Direction] = [direction for direction, sign in _DIRECTIONS.items() if sign.search(says)]
+    direction = signed[0] if signed else "in-depth"
+    text = _evolved(parent, direction, toss)
+    if flaw is None or flaw == "truncated":
+        return Written((_continued(text, job, ()),), cut=0 if flaw else None)
+    spoilt = _devolved(flaw, parent, text, direction, toss)
+    if spoilt is None:
+        return Written((_continued(text, job, ()),))
+    # A text that does not arrive whole no longer has its defect; an empty one always does.
+    return Written((_continued(spoilt, job, ()) if spoilt else "",), planted=((0 if spoilt else None, flaw),))
+
+
+def _evolved(parent: str, direction: Direction, toss: Toss) -> str:
+    count = words(parent)
+    if direction == "in-breadth":
+        return _new((count + 1) // 2 + count // 4, count + 3 * count // 4, toss)
+    if direction == "downward":
+        return _new((count + 1) // 2, count, toss)
+    return _longer(parent, 10, 20, direction, toss)
+
+
+def _new(low: int, high: int, toss: Toss) -> str:
+    """An instruction of about that many words."""
+    high = max(2, high)
+    first = "stub" if high < 4 else "brief" if high < 15 else "instruction"
+    return sized(first, "more", low, high, toss) or capital(say(first, toss))
+
+
+def _longer(parent: str, low: int, high: int, direction: Direction, toss: Toss) -> str:
+    """The text, then so many words more."""
+    symbol = "sentence" if direction == "answer" else "more"
+    more = sized(symbol, symbol, low, high, toss) or capital(say(symbol, toss))
+    if not parent:
+        return more
+    if "\n" in parent:  # an input or a block of code
+        return f"{parent}\n\n{more}"
+    return f"{parent}{'.' if parent[-1].isascii() and parent[-1].isalnum() else ''} {more}"
+
+
+_FRAMES_WORDS = ("#Given Prompt#", "#Rewritten Prompt#", "#Created Prompt#")
+_SORRY = "I'm sorry, but I can't rewrite that."
+
+
+def _devolved(defect: str, parent: str, text: str, direction: Direction, toss: Toss) -> str | None:
+    """What comes of the shown text with its defect; None where it cannot have it."""
+    count = words(parent)
+    anew = direction in ("in-breadth", "downward")
+    if defect == "empty":
+        return ""
+    if defect == "apology_prompt":
+        return _SORRY
+    if defect == "leak":
+        return f"{text} ({pick(_FRAMES_WORDS, toss)})"
+    if defect == "bloated":
+        if anew:
+            return sized("instruction", "more", 2 * count + 15, 2 * count + 45, toss) or None
+        most = _MOST_ANSWERED if direction == "answer" else _MOST_ADDED
+        return _longer(parent, most + 10, most + 50, direction, toss)
+    if defect == "unchanged":
+        return parent or None
+    if defect == "shrunk":
+        most = count // 5 if anew else count // 2
+        less = first_words(parent, most)
+        return less if 0 < words(less) <= most else None
+    if defect == "drifted":
+        if direction != "in-depth":
+            return None
+        return sized("instruction", "more", count + 10, count + 40, toss, content(parent)) or None
+    if defect == "close":
+        return _near(parent, toss) if direction == "in-breadth" and len(_TOKEN.findall(parent.lower())) > 4 else None
+    return _near(_stock(count.bit_length(), int(toss() * 3)), toss) if anew and count >= 8 else None
+
+
+@cache
+def _stock(size: int, number: int) -> str:
+    """One of three instructions that every lineage of that size meets: half as long to twice as long as its texts."""
+    low = 1 << size - 1
+    return _new(low, 2 * low - 1, Random(f"{size} {number}").random)
+
+
+def _equal(job: Job) -> Written:
+    return _verdict({None: "Not equal", "equal": "Equal"}, job)
+
+
+def _answerable(job: Job) -> Written:
+    return _verdict({None: "Yes", "unanswerable": "No"}, job)
+
+
+def _difficulty(job: Job) -> Written:
+    """A point for each eight words, up to ten."""
+    score = min(10, 1 + words(_shown(job)[0]) // 8)
+    return _verdict({None: f"{score}" if job.begun else f"Score: {score}"}, job)
+
+
+def _verdict(said: dict[str | None, str], job: Job) -> Written:
+    defect = fate(job.shares.of_reply, job.toss())
+    text = job.lead + said.get(defect, "Perhaps.")
+    return Written((text,), planted=((0, defect),) if defect else ())
+
+
 _WRITE: dict[Writer, Callable[[Job], Written]] = {
     "tasks": _tasks,
     "yesno": _yesno,
@@ -452,4 +623,8 @@ _WRITE: dict[Writer, Callable[[Job], Written]] = {
     "labels": _labels,
     "alpaca": _alpaca,
     "answer": _answer,
+    "evolve": _evolve,
+    "equal": _equal,
+    "answerable": _answerable,
+    "difficulty": _difficulty,
 }

@@ -5,8 +5,8 @@ never change an answer:
 
 - texts of m and n tokens that share o of them share one of the m-o+1 rarest of the one and the n-o+1 rarest of the
   other, so only those are posted and looked up;
-- each token sets one of 64 bits. A bit set on one side only is a token on one side only, and too many of those leave
-  too few in common.
+- each token sets one of 64 bits, and one of 256, for 64 fill up where evolution makes texts long. A bit set on one side
+  only is a token on one side only, and too many of those leave too few in common.
 
 What survives both is measured, all of it: the nearest is the nearest, not the first that was near enough.
 """
@@ -45,31 +45,62 @@ class Neighbour(NamedTuple):
 
 class Novelty:
     """The rule of the loop: objects to a draft whose ROUGE-L F against a seed or an accepted draft exceeds the
-    threshold, and names that neighbour (Self-Instruct, Wang et al. 2023, section 2.2)."""
+    threshold, and names that neighbour (Self-Instruct, Wang et al. 2023, section 2.2).
+
+    Texts of a draft's own lineage are passed over: a child that keeps the 18 words of its parent and adds 15 has F 0.71
+    with it. A rewritten answer is no new text here, for its instruction is in already.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self._index = NoveltyIndex(recipe.novelty.threshold, recipe.novelty.tokenizer)
         self._with_input = recipe.novelty.key == "instruction+input"
         self._tasks: list[str] = []
+        """By position; empty where the draft was forgotten."""
         self._seeds: set[str] = set()
+        self._positions: dict[int | None, array[int]] = {}
+        """By lineage, in the order of learning; None: of what is in none."""
 
     def _text(self, record: Record) -> str:
         return f"{record.instruction}\n{record.input}" if self._with_input else record.instruction
 
     def objection(self, record: Record) -> Objection | None:
-        near = self._index.nearest(self._text(record))
+        if keeps_instruction(record):
+            return None
+        own = self._positions.get(record.evolution.lineage, ()) if record.evolution is not None else ()
+        near = self._index.nearest(self._text(record), exclude=own)
         if near is None:
             return None
         task = self._tasks[near.position]
         return Objection(by="novelty", why=f"ROUGE-L {near.f:.3f} with {task}", neighbour=task, score=near.f)
 
     def learn(self, record: Record) -> None:
+        if keeps_instruction(record):
+            return
         if not self._with_input and record.origin == "seed":
             if record.task in self._seeds:  # another instance of a seed whose instruction is in already
                 return
             self._seeds.add(record.task)
-        self._index.add(self._text(record))
+        self._positions.setdefault(_lineage(record), array("i")).append(self._index.add(self._text(record)))
         self._tasks.append(record.task)
+
+    def forget(self, record: Record) -> None:
+        """Take back what the last ``learn`` of the draft put in."""
+        own = self._positions.get(_lineage(record), array("i"))
+        position = next((at for at in reversed(own) if self._tasks[at] == record.task), None)
+        if position is None or keeps_instruction(record):
+            return
+        self._index.remove(position)
+        self._tasks[position] = ""
+        own.remove(position)
+
+
+def _lineage(record: Record) -> int | None:
+    return record.evolution.lineage if record.evolution is not None else None
+
+
+def keeps_instruction(record: Record) -> bool:
+    """Whether only its answer was rewritten: then it says nothing that is not in memory already."""
+    return record.evolution is not None and record.evolution.direction == "answer"
 
 
 class NoveltyIndex:
@@ -93,39 +124,49 @@ class NoveltyIndex:
         """By number: small is rare. Unique, so that both sides of a comparison order their tokens alike."""
         self._postings: list[bytes | bytearray] = [b""]
         """By number: the positions where it is among the rarest, 4 bytes each."""
+        self._free: list[int] = []
+        """Numbers of words that were in removed texts only."""
         self._codes: list[Codes] = []
-        self._bits = array("Q")
+        self._coarse, self._fine = array("Q"), array("Q")
         self._lengths = array("i")
-        self._removed: set[int] = set()
+        """By position; -1 where the text was removed, which no bound lets through."""
+        self._removed = 0
+        self._stale = 0
+        """Removed texts that are posted still."""
         self._longest = 0
         self._bounds: dict[int, _Bounds] = {}
         self._order_at = self._order_first_at
 
     def __len__(self) -> int:
-        return len(self._codes) - len(self._removed)
+        return len(self._codes) - self._removed
 
     def add(self, text: str) -> int:
         """Keep a text, unjudged, and return its position: 0, 1, 2, …"""
         position = len(self._codes)
-        if position >= self._order_at:
+        if len(self) >= self._order_at:
             self._order_by_rarity()
         numbers = [self._numbered(word) for word in tokens(text, self.tokenizer)]
         if len(numbers) > self._longest:
             self._longest = len(numbers)
             self._bounds.clear()
         self._codes.append(_coded(numbers))
-        self._bits.append(_bitmap(numbers))
+        coarse, fine = _bitmaps(numbers)
+        self._coarse.append(coarse)
+        self._fine.frombytes(fine)
         self._lengths.append(len(numbers))
         self._post(position, numbers)
         return position
 
     def remove(self, position: int) -> None:
-        """Take a text out again. The positions of the others stay as they are."""
-        if not 0 <= position < len(self._codes) or position in self._removed:
+        """Take a text out again. The positions of the others stay as they are, and its own is not given again."""
+        if not 0 <= position < len(self._codes) or self._lengths[position] < 0:
             raise IndexError(f"no text at position {position!r}")
-        self._removed.add(position)
         self._codes[position] = ""
-        self._lengths[position] = 0  # no length of 0 passes the bounds; its postings go with the next ordering
+        self._lengths[position] = -1
+        self._removed += 1
+        self._stale += 1
+        if self._stale > max(len(self) // 2, self._order_first_at):  # seldom enough to cost little, soon enough to pay
+            self._order_by_rarity()
 
     def nearest(self, text: str, *, exclude: Collection[int] = ()) -> Neighbour | None:
         """The text with the highest F, the earliest of equals, if that F exceeds the threshold. Positions in
@@ -164,7 +205,12 @@ class NoveltyIndex:
         if not positions.size:
             return np.empty(0, np.intp)
         allowed = (bounds.apart - unknown).take(np.frombuffer(self._lengths, np.int32)[positions], mode="clip")
-        apart = np.bitwise_count(np.frombuffer(self._bits, np.uint64)[positions] ^ np.uint64(_bitmap(known)))
+        coarse, fine = _bitmaps(known)
+        apart = np.bitwise_count(np.frombuffer(self._coarse, np.uint64)[positions] ^ np.uint64(coarse))
+        near = apart <= allowed
+        positions, allowed = positions[near], allowed[near]
+        bits = np.frombuffer(self._fine, np.uint64).reshape(-1, _WORDS)[positions]
+        apart = np.bitwise_count(bits ^ np.frombuffer(fine, np.uint64)).sum(axis=1, dtype=np.int32)
         return np.unique(positions[apart <= allowed]).astype(np.intp)
 
     def _scores(self, numbers: list[int], positions: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -173,14 +219,18 @@ class NoveltyIndex:
         return _f(common, len(numbers), np.frombuffer(self._lengths, np.int32)[positions])
 
     def _all_scores(self, text: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        positions = np.delete(np.arange(len(self._codes)), list(self._removed))
+        positions = np.flatnonzero(np.frombuffer(self._lengths, np.int32) >= 0)
         return positions, self._scores(self._looked_up(text), positions) if positions.size else np.empty(0)
 
     def _numbered(self, word: str) -> int:
-        number = self._number.setdefault(word, len(self._rank))
-        if number == len(self._rank):
-            self._rank.append(-number)  # rarer than all that have been counted
-            self._postings.append(b"")
+        number = self._number.get(word)
+        if number is None:
+            if not self._free:
+                self._free.append(len(self._rank))
+                self._rank.append(0)
+                self._postings.append(b"")
+            number = self._number[word] = self._free.pop()
+            self._rank[number] = -number  # rarer than all that have been counted
         return number
 
     def _post(self, position: int, numbers: list[int]) -> None:
@@ -193,14 +243,18 @@ class NoveltyIndex:
                 postings[number] = bytearray(place)
 
     def _order_by_rarity(self) -> None:
-        """Rank all tokens by how often they occur, and post every text anew."""
+        """Rank all tokens by how often they occur, and post every text anew: of removed ones nothing stays."""
         counts = Counter(chain.from_iterable(map(_decoded, self._codes)))
+        if self._stale:
+            self._number = {word: number for word, number in self._number.items() if number in counts}
+            self._free = [number for number in range(1, len(self._rank)) if number not in counts]
+            self._stale = 0
         for rank, number in enumerate(sorted(range(len(self._rank)), key=counts.__getitem__)):
             self._rank[number] = rank
         self._postings = [b""] * len(self._rank)
         for position, codes in enumerate(self._codes):
             self._post(position, list(_decoded(codes)))
-        self._order_at = 2 * len(self._codes)
+        self._order_at = max(2 * len(self), self._order_first_at)
 
     def _bounds_for(self, length: int) -> _Bounds:
         bounds = self._bounds.get(length)
@@ -263,11 +317,16 @@ def rouge_l(a: str, b: str, tokenizer: Tokenizer = "rouge") -> float:
     return float(_f(np.array(common), len(ones), np.array(len(others))))
 
 
-def _bitmap(numbers: list[int]) -> int:
-    bits = 0
+_WORDS = 4
+
+
+def _bitmaps(numbers: list[int]) -> tuple[int, bytes]:
+    coarse = fine = 0
     for number in numbers:
-        bits |= 1 << ((number * 0x9E3779B97F4A7C15 >> 58) & 63)  # the golden ratio spreads neighbours well apart
-    return bits
+        spread = number * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF  # the golden ratio spreads neighbours well apart
+        coarse |= 1 << (spread >> 58)
+        fine |= 1 << (spread >> 56)
+    return coarse, fine.to_bytes(8 * _WORDS, "little")
 
 
 _CODE_POINTS = 0x110000

@@ -14,8 +14,9 @@ import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from selfinstruct.filters.novelty import keeps_instruction
 from selfinstruct.records import Objection, Record, digest
-from selfinstruct.words import PHRASE, SPACED, THAI, WORD, words
+from selfinstruct.words import HAN, PHRASE, SPACED, THAI, WORD, words
 
 if TYPE_CHECKING:
     from selfinstruct.recipe import Recipe
@@ -31,25 +32,79 @@ class _FromTextAlone:
 # Drafts.
 
 
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+_SIGN = re.compile(r"[-*/](?=\s*\d)")
+_SIGNS = {"-": "−", "*": "×", "/": "÷"}
+_NO_WORD_CHARACTER = re.compile(r"[^\w\s]|_")
+_BLANKS_ABOUT = re.compile(f"(?<=[{HAN}{THAI}])\\s+|\\s+(?=[{HAN}{THAI}])")
+
+
+def normal_form(text: str) -> str:
+    """The same for two texts that differ in case, blanks, punctuation or the encoding of accents only, in any script.
+    Signs of arithmetic are no punctuation; a text of nothing else keeps it."""
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+    signed = _SIGN.sub(lambda sign: _SIGNS[sign[0]], folded)
+    spaced = " ".join(_NO_WORD_CHARACTER.sub(_without_punctuation, signed).split())
+    return _BLANKS_ABOUT.sub("", spaced) or "".join(folded.split())
+
+
+def _without_punctuation(found: re.Match[str]) -> str:
+    kind = unicodedata.category(found[0])
+    if kind == "Cf":  # soft hyphens, joiners, byte order marks
+        return ""
+    return " " if kind == "Cc" or kind.startswith("P") else found[0]
+
+
 class Duplicate:
-    """The same text as an earlier one, but for case and blanks; in any script."""
+    """The same text as an earlier one, but for case and blanks; in any script. Where a recipe evolves, but for
+    punctuation too: inside a lineage nothing else compares texts that are not parent and child. A rewritten answer is
+    no new text here, for its instruction is in already."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._with_input = recipe.novelty.key == "instruction+input"
+        self._form = normal_form if recipe.evolve.operators or recipe.evolve.first else _folded
         self._seen: dict[str, str] = {}
+        """The earliest task of each text, and …"""
+        self._again: dict[str, list[str]] = {}
+        """… the later ones: rows are learnt unjudged."""
 
     def _key(self, record: Record) -> str:
         text = f"{record.instruction}\n{record.input}" if self._with_input else record.instruction
-        return digest(" ".join(unicodedata.normalize("NFC", text).casefold().split()))
+        return digest(self._form(text))
 
     def objection(self, record: Record) -> Objection | None:
-        earlier = self._seen.get(self._key(record))
+        earlier = None if keeps_instruction(record) else self._seen.get(self._key(record))
         if earlier is None:
             return None
         return Objection(by="duplicate", why="says the same as an earlier task", neighbour=earlier, score=1.0)
 
     def learn(self, record: Record) -> None:
-        self._seen.setdefault(self._key(record), record.task)
+        if keeps_instruction(record):
+            return
+        key = self._key(record)
+        if key in self._seen:
+            self._again.setdefault(key, []).append(record.task)
+        else:
+            self._seen[key] = record.task
+
+    def forget(self, record: Record) -> None:
+        """Take back what the last ``learn`` of the draft put in."""
+        if keeps_instruction(record):
+            return
+        key = self._key(record)
+        again = self._again.get(key, [])
+        if record.task in again:
+            del again[len(again) - 1 - again[::-1].index(record.task)]
+        elif self._seen.get(key) == record.task:
+            if again:
+                self._seen[key] = again.pop(0)
+            else:
+                del self._seen[key]
+        if not again:
+            self._again.pop(key, None)
 
 
 class Length:
@@ -153,6 +208,10 @@ class Opening:
     def learn(self, record: Record) -> None:
         self._counts[self._trigram(record)] += 1
         self._pool += 1
+
+    def forget(self, record: Record) -> None:
+        self._counts[self._trigram(record)] -= 1
+        self._pool -= 1
 
 
 # Answers.
