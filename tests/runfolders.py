@@ -21,13 +21,10 @@ from selfinstruct.state import Progress
 ROOT = Path(__file__).parent.parent
 SEEDS = ROOT / "seeds" / "175.jsonl"
 SCRIPTS = Path(__file__).parent / "scripts"
-KINDS = (("self-instruct", "strict"), ("self-instruct", "compat"), ("alpaca", "strict"), ("alpaca", "compat"))
-KINDS += (
-    ("answer", "strict"),
-    ("evolve/wizardlm", "strict"),
-    ("evolve/wizardlm", "compat"),
-    ("evolve/quality", "strict"),
-)
+WRITING = (("self-instruct", "strict"), ("self-instruct", "compat"), ("alpaca", "strict"), ("alpaca", "compat"))
+"""What writes tasks from seeds, up to a number."""
+EVOLVING = (("evolve/wizardlm", "strict"), ("evolve/wizardlm", "compat"), ("evolve/quality", "strict"))
+KINDS = (*WRITING, ("answer", "strict"), *EVOLVING)
 GIVEN = ("given", "evolve")
 """Operators that read a dataset."""
 

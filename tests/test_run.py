@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from runfolders import (
     KINDS,
     SEEDS,
+    WRITING,
     Watched,
     dataset,
     finish,
@@ -241,7 +242,7 @@ def test_an_engine_that_answers_though_it_was_cancelled_is_not_asked_on(tmp_path
 # Target and extension.
 
 
-@pytest.mark.parametrize("kind", KINDS[:-1], ids="-".join)
+@pytest.mark.parametrize("kind", WRITING, ids="-".join)
 def test_extending_a_run_gives_the_bytes_of_having_asked_for_it_at_once(
     kind: tuple[str, str], tmp_path: Path, whole: Whole
 ) -> None:
@@ -489,7 +490,10 @@ def test_everything_that_was_read_is_kept_or_rejected(kind: tuple[str, str], tmp
     asked = {one["place"] for line in kept + rejected for one in line["asked"]}
     assert len(asked) == figures["used"] + figures["errors"]
     failures = sum(figures["rejected"].get(by, 0) for by in ("gave_up", "content_policy", "malformed", "thinking"))
-    assert failures == figures["errors"]
+    if kind[0].startswith("evolve/"):  # a judge that fails is remarked, and asked again
+        assert failures <= figures["errors"]
+    else:
+        assert failures == figures["errors"]
     assert failures or kind[0] == "alpaca"
     readme = (folder / "README.md").read_text()
     for (moment, by), count in Counter((line["at"], line["by"]) for line in rejected).items():

@@ -26,6 +26,7 @@ from selfinstruct.cli.generate import (
     Quiet,
     Seed,
     Style,
+    Without,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def optimise(
             metavar="N", min=1, help="Steps without fewer failures after which to stop.", rich_help_panel="Search"
         ),
     ] = 2,
+    without: Without = None,
     overrides: Overrides = None,
     seed: Seed = None,
     prompts: PromptsDir = None,
@@ -89,15 +91,13 @@ def optimise(
 
     The best one found is an operator: `selfinstruct evolve INPUT --prompts DIR/prompts --operators auto`.
     """
+    from selfinstruct.cli.generate import recipe_of
     from selfinstruct.engines import Options
     from selfinstruct.optimise import Optimisation, Search
-    from selfinstruct.recipe import load
 
     values = {"seed": seed, "model": model, "answer_model": answer_model, "style": style}
     search = Search(
-        recipe=load(
-            "evolve/wizardlm", overrides or (), {key: value for key, value in values.items() if value is not None}
-        ),
+        recipe=recipe_of("evolve/wizardlm", overrides, values, without),
         optimiser=optimiser or "",
         dev=dev,
         batch=batch,
@@ -129,6 +129,8 @@ def _drive(found: Any, source: Path, *, as_json: bool, quiet: bool) -> None:
                 say(" · ".join([f"step {progress.kept} of {progress.target} taken", *figures(progress)[1:]]), err=True)
             self._told = time.monotonic()
 
+    if found.search.recipe.model == "local" and not quiet:
+        say("note: `local` is a 135M demo model; it can neither follow a method nor improve one", err=True)
     view: Any = Silent() if quiet else Steps()
     caught: list[int] = []
     last: Progress | None = None

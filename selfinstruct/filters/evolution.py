@@ -95,15 +95,15 @@ class Growth:
             return None
         before, after = words(evolved.before), words(evolved.after)
         low, high = self._added(evolved.how)
-        said = f"{after} words where its parent has {before}"
+        said = f"{after} words, where its parent has {before}"
         if low is not None:
             if after - before < low:
-                return f"{said}: it has to have {_more(low)}"
-            return f"{said}: it may have {_more(high)} at the most" if after - before > high else None
+                return f"{said}; at least {_more(low)} are wanted"
+            return f"{said}; at most {_more(high)} are allowed" if after - before > high else None
         ratio = after / max(before, 1)
         if self._growth.min_ratio <= ratio <= self._growth.max_ratio:
             return None
-        return f"{said}: {ratio:.2f} of them, not {self._growth.min_ratio} to {self._growth.max_ratio}"
+        return f"{said}; {self._growth.min_ratio:g} to {self._growth.max_ratio:g} times as many are allowed"
 
     def _added(self, how: Evolution) -> tuple[int | None, float]:
         """The words that must and may be added; None where the length is judged as a share."""

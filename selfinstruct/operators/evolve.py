@@ -77,7 +77,8 @@ class Evolve:
     # A step.
 
     def draw(self, pool: Pool, step: int, rng: Random) -> tuple[Record, ...] | None:
-        """The row itself in round 0; later what has become of it. Nothing where the lineage rests."""
+        """The row itself in round 0; later what has become of it, with the try that is now made of it as its evolution.
+        Nothing where the lineage rests."""
         if step >= self.rows * (self.rounds + 1):
             return None
         if step < self.rows:
@@ -93,11 +94,13 @@ class Evolve:
         if pool.planned is not None:
             if planned is None:
                 return None
-            parent = next((record for record in lineage.drafts if (record.task,) == planned), parent)
+            parent = next((record for record in reversed(lineage.drafts) if (record.task,) == planned), parent)
         tries = lineage.tries + 1 if parent.task == lineage.tried else 1
         self._drawn.append(lineage._replace(tries=tries, tried=parent.task))
         assert parent.evolution is not None
-        return (parent.model_copy(update={"evolution": parent.evolution.model_copy(update={"attempt": tries})}),)
+        known = {"lineage": parent.evolution.lineage, "root": parent.evolution.root}
+        under_way = Evolution(**known, round=step // self.rows, attempt=tries)
+        return (parent.model_copy(update={"evolution": under_way}),)
 
     def ask(self, parents: Sequence[Record], steer: Mapping[str, str], rng: Random) -> Request | None:
         if not parents or _is_row(parents[0]):
@@ -130,18 +133,10 @@ class Evolve:
 
     def blank(self, parents: Sequence[Record], rng: Random) -> Record:
         parent = parents[0]
-        known = parent.evolution
-        assert known is not None
+        assert parent.evolution is not None
         name = self._operator(parent, rng)
-        evolution = Evolution(
-            lineage=known.lineage,
-            root=known.root,
-            round=known.round + known.attempt,
-            operator=name,
-            direction=self._directions[name],
-            attempt=known.attempt,
-            may_add=self._heads[name].added,
-        )
+        how = {"operator": name, "direction": self._directions[name], "may_add": self._heads[name].added}
+        evolution = parent.evolution.model_copy(update=how)
         return Record(
             instruction="", origin=self.stage, parents=(parent.task,), system=parent.system, evolution=evolution
         )
@@ -149,7 +144,7 @@ class Evolve:
     def settle(self, drafts: Sequence[Record], kept: Record | None) -> None:
         lineage = self._drawn.popleft()
         if kept is not None:
-            lineage = lineage._replace(current=kept)
+            lineage = lineage._replace(current=kept, tries=0, tried="")
         if self._setting.replays:  # its parents are the stored plan's: any of them may come next
             lineage = lineage._replace(drafts=(*lineage.drafts, *drafts))
         self._queue.push(lineage)
@@ -179,7 +174,7 @@ class Evolve:
     def _operator(self, parent: Record, rng: Random) -> str:
         """The operator drawn for the next try of a parent."""
         assert parent.evolution is not None
-        table = _drawn_from(self._recipe.evolve, parent.evolution.round + parent.evolution.attempt)
+        table = _drawn_from(self._recipe.evolve, parent.evolution.round)
         return rng.choices(table.operators, table.weights or None)[0]
 
 
@@ -205,7 +200,7 @@ def _drawn_from(table: Rounds, number: int) -> Rounds | Phase:
 
 
 def _is_row(record: Record) -> bool:
-    return record.evolution is not None and record.evolution.round == record.evolution.attempt == 0
+    return record.evolution is not None and record.evolution.round == 0
 
 
 _LABEL = re.compile(
