@@ -53,8 +53,8 @@ INITIAL = "optimise/initial"
 """The prompt file whose text is the first method."""
 NAME = "auto"
 """The operator's name, and its frame's."""
-FRAMES = ("chat", "completion")
-"""The frame's files, by the ways of asking."""
+FRAMES = ("chat", "completion", "prefill", "small")
+"""The files that a frame may have, by the ways of asking."""
 ROUNDS = 2
 """Rounds of evolution in a trajectory."""
 TICK, SAVE = 0.2, 2.0
@@ -487,6 +487,8 @@ def frames(prompts: Prompts) -> dict[str, str]:
     """The frame's files: the prompts that the methods were tried in, word for word."""
     found = {}
     for name in FRAMES:
+        if f"{EVOLVE}/{name}" not in prompts:
+            continue
         source, text = prompts.read(f"{EVOLVE}/{name}")
         if text.count(METHOD) != 1:
             raise InputError(f"{source}: a frame has {METHOD} once", hint="there the method's text goes")
@@ -708,7 +710,11 @@ class Optimisation:
 
     def _with_inputs(self, search: Search) -> Search:
         asked = Questions(search, self._prompts).examples("", "", 1).values()
-        names = {INITIAL, *(request.purpose for request in asked), *(f"{EVOLVE}/{name}" for name in FRAMES)}
+        names = {
+            INITIAL,
+            *(request.purpose for request in asked),
+            *(f"{EVOLVE}/{name}" for name in frames(self._prompts)),
+        }
         digests = {"source": digest_of(self._source)}
         digests |= {f"prompt:{name}": self._prompts[name].digest for name in sorted(names)}
         return search.model_copy(update={"recipe": search.recipe.model_copy(update={"inputs": digests})})

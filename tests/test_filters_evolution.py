@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import cache
 from pathlib import Path
@@ -168,13 +169,10 @@ def test_what_the_parent_says_itself_has_not_leaked_but_to_the_letter_it_has() -
 
 @pytest.mark.parametrize("frame", sorted(FRAMES.glob("*/*.md")), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_the_labels_of_our_own_frames_are_known(frame: Path) -> None:
-    lines = frame.read_text(encoding="utf-8").rstrip().split("\n")
-    labels = {
-        lines[-1],
-        *(lines[at - 1] for at, line in enumerate(lines) if line in ("{{ instruction }}", "{{ output }}")),
-    }
-    assert len(labels) > 1
-    for label in labels:
+    text = frame.read_text(encoding="utf-8").rstrip()
+    above = re.findall(r"^([^{\n]*:)\s+\{\{ (?:instruction|output)", text, re.MULTILINE)
+    assert above
+    for label in (*above, text.split("\n")[-1]):
         assert label.endswith(":") and objects(FrameLeak, child("A parent.", f"Do it.\n\n{label}\nMore.")), label
 
 

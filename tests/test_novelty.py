@@ -497,6 +497,10 @@ class Lineages(RuleBasedStateMachine):
         known = sorted({record.instruction for record in self.learnt})
         return data.draw(st.sampled_from(known).flatmap(near) | TEXTS if known else TEXTS)
 
+    @invariant()
+    def holds_no_more_than_was_learnt(self):
+        assert sum(map(len, self.rule._positions.values())) == len(self.learnt) == len(self.rule._index)
+
 
 Lineages.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestLineages = Lineages.TestCase
@@ -521,6 +525,17 @@ def test_the_neighbour_is_the_earliest_of_the_nearest_outside_the_lineage():
         novelty_rule.learn(evolved("one two three four five", lineage, task))
     for asked, neighbour in ((1, "first"), (2, "own row"), (9, "own row")):
         found = novelty_rule.objection(evolved("one two three four five", asked))
+        assert found is not None and found.neighbour == neighbour
+
+
+def test_of_a_draft_that_was_learnt_twice_the_last_place_is_taken_back():
+    novelty_rule = Novelty(RECIPE)
+    twice = evolved("one two three four five", 1, "twice")
+    for record in (twice, evolved("one two three four five", 2, "twin"), twice):
+        novelty_rule.learn(record)
+    for neighbour in ("twice", "twin"):
+        novelty_rule.forget(twice)
+        found = novelty_rule.objection(evolved("one two three four five", 3))
         assert found is not None and found.neighbour == neighbour
 
 

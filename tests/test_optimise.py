@@ -47,6 +47,8 @@ from selfinstruct.optimise import (
 )
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import load
+from selfinstruct.run import Run
+from selfinstruct.shards import read_kept
 from selfinstruct.state import Progress
 
 MODEL = f"scripted/{SCRIPTS / 'optimise.toml'}"
@@ -311,6 +313,18 @@ def test_what_evolve_would_throw_away_counts_as_failed_and_is_not_answered(tmp_p
         assert bool(stages(home / "out")[ANSWER]) is not bool(by)
 
 
+@pytest.mark.parametrize(
+    ("by", "outcome"),
+    [("empty", {"reply": " "}), ("content_policy", {"error": {"kind": "content_policy", "message": "no"}})],
+)
+def test_an_instruction_that_gets_no_answer_counts_as_failed(by: str, outcome: dict[str, Any], tmp_path: Path) -> None:
+    text = "Rewritten prompt: Describe animal and keeper of the zoo in the order in which they get up."
+    rules = [{"purpose": "optimise/evolve/*", "reply": text}, {"purpose": "answer/*", **outcome}]
+    (tmp_path / "script.toml").write_text(tomli_w.dumps({"rule": rules}), encoding="utf-8")
+    finish(tmp_path / "out", search(f"scripted/{tmp_path / 'script.toml'}", early_stop=1))
+    assert report(tmp_path / "out")["best"]["failures"] == {by: SMALL["dev"]}
+
+
 def test_every_failure_stands_in_steps_jsonl_with_what_gave_it_away(tmp_path: Path) -> None:
     finish(tmp_path / "out", search(dev=20))
     kinds: Counter[str] = Counter()
@@ -389,6 +403,23 @@ def test_the_operator_asks_with_exactly_the_words_that_the_method_was_tried_with
         assert after.model_copy(update={"purpose": before.purpose}) == before
 
 
+def test_evolve_takes_what_was_found_as_one_of_its_operators(tmp_path: Path) -> None:
+    finish(tmp_path / "out", search(seed=1))
+    best = report(tmp_path / "out")["best"]
+    assert best["step"], "no candidate won, and this shows less than it should"
+    recipe = load("evolve/wizardlm", (), {"model": "scripted", "evolve": {"operators": ["auto"], "rounds": 1}})
+    engine = Watched("scripted")
+    folder = tmp_path / "run"
+    *_, last = Run(folder, recipe, source=tmp_path / "zoo.jsonl", prompts=tmp_path / "out/prompts", engine=engine)
+    assert last.state == "complete"
+    asked = [request.text() for _, request in engine.asked if request.purpose.startswith("evolve/auto/")]
+    assert len(asked) == 30
+    assert all(best["method"] in text for text in asked)
+    evolved = [record.evolution for record, _ in read_kept(folder) if record.evolution and record.evolution.round]
+    assert evolved
+    assert {one.operator for one in evolved} == {"auto"}
+
+
 def test_a_method_from_a_model_is_never_read_as_a_template(tmp_path: Path) -> None:
     engine = Watched(MODEL)
     finish(tmp_path / "out", search(candidates=8), engine)
@@ -429,7 +460,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@given(at=st.lists(st.integers(1, 60), min_size=1, max_size=3), jitter=st.integers(0, 99))
+@given(at=st.lists(st.integers(1, 60), min_size=1, max_size=2), jitter=st.integers(0, 99))
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_search_that_was_struck_anywhere_ends_in_the_same_bytes_and_asks_nothing_twice(
     at: list[int], jitter: int, whole: Path
@@ -691,7 +722,7 @@ def test_a_model_that_fails_leaves_a_folder_that_goes_on(call: Call, tmp_path: P
 def test_a_stop_lets_arrive_what_is_under_way_and_the_same_call_goes_on(tmp_path: Path, whole: Path) -> None:
     script = tmp_path / "slow.toml"
     rules = (SCRIPTS / "optimise.toml").read_text(encoding="utf-8")
-    script.write_text(f"[latency]\nmedian_ms = 120\nsigma = 0.1\n{rules}", encoding="utf-8")
+    script.write_text(f"[latency]\nmedian_ms = 90\nsigma = 0.1\n{rules}", encoding="utf-8")
     for at in (2, 14):  # before the first method is through, and after that
         stopped: list[Optimisation] = []
         engine = Watched(f"scripted/{script}", concurrency=2, at=at, strike=lambda: stopped[0].drain())  # noqa: B023
