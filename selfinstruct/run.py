@@ -151,6 +151,9 @@ class Run:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder} is a file, not a run folder", hint="choose another --out")
+        source = self._sources.dataset
+        if source is not None and source.resolve().is_relative_to(self.folder.resolve()):
+            raise UsageError(f"{source} lies in the run folder {self.folder}", hint="choose another --out")
         recipe = self.recipe
         check_filters(recipe)
         judging = asking_stages(recipe)
@@ -164,7 +167,8 @@ class Run:
                 "no rule of this recipe asks a judge", hint="leave --judge out, or name one in filters.draft"
             )
         for name in self._prompts.strangers():
-            if not name.startswith(f"{recipe.draft.operator}/"):  # operators of evolution may be anyone's own
+            # Operators of evolution, and the questions of third parties' rules, are anyone's own.
+            if not name.startswith((f"{recipe.draft.operator}/", *(f"{stage}/" for stage in judging))):
                 log.warning("--prompts: %s takes the place of no prompt of ours, and nothing asks with it", name)
         inputs = self._sources.read()
         self._rows = inputs.rows

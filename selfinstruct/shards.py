@@ -17,7 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.card import card
+from selfinstruct.card import Sample, card
 from selfinstruct.errors import InputError, UsageError
 from selfinstruct.files import replacing, write_whole, writing
 from selfinstruct.formats import row
@@ -47,6 +47,8 @@ class Shards:
         self._kept = 0
         self._rejected: Counter[tuple[str, str]] = Counter()
         self._remarks: Counter[str] = Counter()
+        self._rounds: Counter[int] = Counter()
+        self._sample: Sample | None = None
         self._flushed = 0.0
         with writing(folder):
             (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -68,6 +70,8 @@ class Shards:
         self._size += len(line)
         self._kept += 1
         self._remarks.update(kept.remarks)
+        if kept.record.evolution is not None:
+            self._rounds[kept.record.evolution.round] += 1
         self._lineage.add(_json(self._origin(kept)))
         if len(self._rows) == ROWS:
             self.flush(force=True)
@@ -135,14 +139,16 @@ class Shards:
             for at, origin in enumerate(read_lines(self._folder / "lineage.jsonl"))
         )
         drawn = {at for _, at in heapq.nsmallest(wanted, lots)}
+        at = rows_drawn = size = 0
         with replacing(path) as file:
-            at = 0
             for shard in sorted((self._folder / "data").glob("train-*.jsonl")):
                 with shard.open("rb") as rows:
                     for line in rows:
                         if at in drawn:
                             file.write(line)
+                            rows_drawn, size = rows_drawn + 1, size + len(line)
                         at += 1
+        self._sample = Sample(rows_drawn, size)
 
     def _let_go(self) -> None:
         self._lineage.close()
@@ -163,7 +169,16 @@ class Shards:
 
     def _write_card(self) -> None:
         if self._lineage.caught_up and self._rejects.caught_up:
-            text = card(self._recipe, self._kept, self._size, self._rejected, self._remarks)
+            rounds = self._rounds or None
+            text = card(
+                self._recipe,
+                self._kept,
+                self._size,
+                self._rejected,
+                self._remarks,
+                rounds=rounds,
+                sample=self._sample,
+            )
             write_whole(self._folder / "README.md", text.encode())
 
     def _origin(self, kept: Kept) -> dict[str, Any]:

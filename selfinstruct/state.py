@@ -54,7 +54,7 @@ class Progress(NamedTuple):
     """Tokens written by the model, journal included."""
     seconds: float = 0.0
     per_second: float = 0.0
-    """Records kept a second, over the last minute or so."""
+    """Records kept a second, or tries of an evolution, over the last minute or so."""
     note: str = ""
 
 
@@ -76,7 +76,7 @@ class Ledger:
         self._reported = set(known.get("models", {}))
         self._mixed = False
         self._started = time.monotonic()
-        self._seen: deque[tuple[float, int]] = deque()  # when how many were kept
+        self._seen: deque[tuple[float, int]] = deque()  # when how many were kept, or tried
 
     def look(self, state: State, waiting: int = 0) -> Progress:
         counts, live = self._counts, self._live
@@ -141,11 +141,12 @@ class Ledger:
 
     def _rate(self) -> float:
         now = time.monotonic()
-        self._seen.append((now, self._counts.kept))
+        done = self._counts.evolution.get("tried", self._counts.kept)
+        self._seen.append((now, done))
         while len(self._seen) > 2 and self._seen[0][0] < now - 60:
             self._seen.popleft()
         then, before = self._seen[0]
-        return (self._counts.kept - before) / (now - then) if now > then else 0.0
+        return (done - before) / (now - then) if now > then else 0.0
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
@@ -171,8 +172,18 @@ def read(folder: Path) -> dict[str, Any]:
     return told
 
 
+class _Evolution(BaseModel, strict=True):
+    round: int
+    rounds: int
+    rows: int
+    tried: int
+    survived: int
+
+
 class _Figures(BaseModel, strict=True):
     kept: int = 0
+    steps: int = 0
+    evolution: _Evolution | None = None
     rejected: dict[str, int] = {}
 
 

@@ -34,7 +34,8 @@ from selfinstruct.recipe import load
 from selfinstruct.survival import Price, survival
 
 VERBS = (
-    "generate", "answer", "show", "explain", "replay", "verify", "status", "export", "doctor", "seeds check", "prompts",
+    "generate", "answer", "evolve", "show", "explain", "replay", "verify", "status", "export", "doctor", "seeds check",
+    "prompts",
 )  # fmt: skip
 HOSTILE = (
     "{x} {{ 7*7 }} {% raw %} {# gone #}",

@@ -48,21 +48,15 @@ class Evolve:
         self.rounds = setting.recipe.evolve.rounds
         self._heads = {name: setting.prompts[self._prompt(name)].head for name in operators(setting.recipe.evolve)}
         self.stages = tuple(f"{FOLDER}/{name}" for name in self._heads)
-        directions = {name: head.direction or "in-depth" for name, head in self._heads.items()}
-        self._directions = directions
-        self._answers = "answer" in directions.values()
-        if self._answers and len(set(directions.values())) > 1:
-            odd = next(name for name, direction in directions.items() if direction != "answer")
-            raise UsageError(
-                f"operator {odd!r} rewrites instructions, and others of this recipe rewrite answers",
-                hint="an evolution does one or the other: choose --operators of one kind",
-            )
+        self._directions = {name: head.direction or "in-depth" for name, head in self._heads.items()}
+        self._answers = "answer" in self._directions.values()
         self._queue = _Queue()
         self._drawn: deque[_Lineage] = deque()
 
     @staticmethod
     def check(recipe: Recipe, prompts: Prompts) -> None:
-        """Raises UsageError for an operator that there is no prompt for."""
+        """Raises UsageError for an operator that there is no prompt for, and where some rewrite answers and others do
+        not."""
         table = recipe.evolve
         there = operators_in(prompts)
         for name in operators(table):
@@ -70,6 +64,18 @@ class Evolve:
                 raise UsageError(f"there is no operator {name!r}", hint="there are " + ", ".join(there))
         if not table.operators and table.rounds > sum(phase.rounds for phase in table.first):
             raise UsageError("the recipe names no operators", hint="--operators does, or evolve.operators in it")
+        ways = ("", "/chat", "/completion", "/prefill", "/small")
+        names = {
+            name: next(f"{FOLDER}/{name}{way}" for way in ways if f"{FOLDER}/{name}{way}" in prompts)
+            for name in operators(table)
+        }
+        answers = {name: prompts[known].head.direction == "answer" for name, known in names.items()}
+        if len(set(answers.values())) > 1:
+            odd = next(name for name, one in answers.items() if not one)
+            raise UsageError(
+                f"operator {odd!r} rewrites instructions, and others of this recipe rewrite answers",
+                hint="an evolution does one or the other: choose --operators of one kind",
+            )
 
     def _prompt(self, name: str) -> str:
         return self._setting.prompt_name(f"{FOLDER}/{name}", self._setting.style)
