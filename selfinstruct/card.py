@@ -9,6 +9,7 @@ from typing import NamedTuple
 import yaml
 
 from selfinstruct import __version__
+from selfinstruct.loop import NO_VERDICT
 from selfinstruct.recipe import Recipe
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -92,11 +93,13 @@ def card(
         *(f"| {at} | {rule} | {count} |" for (at, rule), count in sorted(rejected.items(), key=_order)),
         f"| | kept | {kept} |",
     ]
-    if remarks:
-        words = ", ".join(
-            f"{word} {count}" for word, count in sorted(remarks.items(), key=lambda one: (-one[1], one[0]))
-        )
-        lines += ["", f"Words in kept instructions that may hint at more than text: {words}."]
+    told = sorted(remarks.items(), key=lambda one: (-one[1], one[0]))
+    for what, verdicts in (
+        ("Words in kept instructions that may hint at more than text", False),
+        ("Kept although a rule that asks a model came to nothing", True),
+    ):
+        if found := [f"{remark} {count}" for remark, count in told if remark.endswith(NO_VERDICT) == verdicts]:
+            lines += ["", f"{what}: {', '.join(found)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -30,6 +30,8 @@ from selfinstruct.recipe import Recipe
 from selfinstruct.records import Objection, Record
 from selfinstruct.schedule import cancelled, in_order, seen_by
 
+NO_VERDICT = ": no verdict"
+"""What follows a rule's name in the remarks of a record that it could not judge."""
 GRACE = 5.0
 """Seconds that requests under way are given at the end."""
 
@@ -478,7 +480,7 @@ class Loop:
                     return Objection(by=name, why=verdict.objection, at="draft")
                 break
             if unread:  # no verdict is no reason to lose what is paid for; but it is told
-                remarks.append(f"{name}: no verdict")
+                remarks.append(name + NO_VERDICT)
         return None
 
     def _answered(self, answer: asyncio.Task[Answered]) -> None:
@@ -573,10 +575,14 @@ class Loop:
         rule, times = self.counts.rejected.most_common(1)[0] if self.counts.rejected else ("nothing was read", 0)
         target = f" of {self._target}" if self._target < math.inf else ""
         how = f"{self.counts.kept}{target} kept, then {barren} steps in a row gave nothing"
+        what = "a stronger model, more varied seeds, --vary, or a larger schedule.patience may help"
+        if self.counts.evolution:
+            what = (
+                "a stronger model, other --operators, or a rule less (--without RULE, `selfinstruct replay`) may help"
+            )
         if self.counts.evolution and not self.counts.evolution["survived"]:
             how = f"nothing survived of {self.counts.evolution['tried']} tries"
         return ExhaustedError(
             f"{how}; most were rejected by {rule!r} ({times} of {sum(self.counts.rejected.values())})",
-            hint="`selfinstruct show RUN --rejected` lists them; a stronger model, more varied seeds, --vary, or a "
-            "larger schedule.patience may help",
+            hint=f"`selfinstruct show RUN --rejected` lists them; {what}",
         )

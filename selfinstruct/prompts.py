@@ -38,7 +38,7 @@ from typing import Any
 import yaml
 from jinja2 import BaseLoader, StrictUndefined, TemplateError, TemplateNotFound, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from selfinstruct.engines import Message, Request, Role, Sampling
 from selfinstruct.errors import InputError, UsageError
@@ -65,6 +65,13 @@ class FrontMatter(BaseModel):
     """Of a prompt that evolves: where it goes."""
     added: tuple[int, int] | None = None
     """Of a prompt that evolves: the words that it may add, at the least and at the most; None: the recipe's bounds."""
+
+    @field_validator("added")
+    @classmethod
+    def _added_is_a_range(cls, added: tuple[int, int] | None) -> tuple[int, int] | None:
+        if added and added[0] > added[1]:
+            raise ValueError(f"at least {added[0]} and at most {added[1]} words: nothing can be both")
+        return added
 
 
 class Prompt:

@@ -304,6 +304,8 @@ def check(raw: Mapping[str, Any], source: str) -> Recipe:
         if problem["type"] == "missing":
             raise UsageError(f"{source}: the recipe lacks {key!r}", hint="docs/recipes.md says what it is") from error
         what = problem["msg"].removeprefix("Value error, ")
+        if isinstance(problem["input"], dict):  # keys of a table that do not fit together
+            raise UsageError(f"{source}: {key}: {what}", hint="docs/recipes.md says what the table holds") from error
         raise UsageError(
             f"{source}: {key} = {_short(problem['input'])}: {what}",
             hint='values are TOML, such as 0.6, true, "text" or ["a", "b"]; the shell may need quotes around them',

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 from selfinstruct import state
 from selfinstruct.asking import Replayed
 from selfinstruct.errors import ExhaustedError, InputError, UsageError
-from selfinstruct.filters import asking_stages
+from selfinstruct.filters import asking_stages, check_filters
 from selfinstruct.formats import read_dataset, read_seeds
 from selfinstruct.inputs import digest_of, lines
 from selfinstruct.journal import Journal
@@ -147,18 +147,22 @@ def _apart(work: Callable[[], T]) -> T:
         return thread.submit(work).result()
 
 
-def replay(folder: Path, overrides: Iterable[str], out: Path) -> Counts:
+def replay(folder: Path, overrides: Iterable[str], out: Path, *, without: Iterable[str] = ()) -> Counts:
     """Re-judge a run's stored replies along its stored plan, under changed thresholds or filters, into a new folder.
+    ``without`` names rules to switch off.
 
     Raises UsageError where an override would have changed a request: what was asked cannot be asked differently now.
     """
-    return _apart(lambda: _replay(folder, overrides, out))
+    return _apart(lambda: _replay(folder, overrides, out, without))
 
 
-def _replay(folder: Path, overrides: Iterable[str], out: Path) -> Counts:
+def _replay(folder: Path, overrides: Iterable[str], out: Path, without: Iterable[str]) -> Counts:
     story = Story(folder)
     try:
         recipe = with_values(story.recipe, overrides)
+        off = tuple(dict.fromkeys((*recipe.filters.off, *without)))
+        recipe = recipe.model_copy(update={"filters": recipe.filters.model_copy(update={"off": off})})
+        check_filters(recipe)
         for line in differences(story.recipe, recipe):
             if not line.startswith(JUDGING):
                 raise UsageError(

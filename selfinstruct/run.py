@@ -24,7 +24,7 @@ from selfinstruct.inputs import Inputs, Sources
 from selfinstruct.journal import Journal
 from selfinstruct.lock import Lock
 from selfinstruct.loop import Loop
-from selfinstruct.operators import Answerer, Drafter, Setting, Settler, check_operators, open_operator
+from selfinstruct.operators import Answerer, Drafter, Setting, Settler, check_operators, open_operator, operator_factory
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import Recipe, differences, dump, parse
 from selfinstruct.records import Record
@@ -162,6 +162,8 @@ class Run:
         for model, given in zip((recipe.model, recipe.answer_model, recipe.judge_model), self._engines, strict=True):
             if model and given is None:
                 engine_factory(model)
+        if recipe.answer_model and getattr(operator_factory(recipe.answer.operator), "stages", None) == ():
+            raise UsageError("this recipe asks for no answers", hint="leave --answer-model out")
         if recipe.judge_model and not judging:
             raise UsageError(
                 "no rule of this recipe asks a judge", hint="leave --judge out, or name one in filters.draft"
@@ -212,6 +214,8 @@ class Run:
                 changed = differences(before, self._with_inputs(_like(self.recipe, before)))
                 if changed:
                     raise _changed(self.folder, changed)
+                if self.recipe.evolve.rounds < before.evolve.rounds:
+                    log.warning("the run has %d rounds, and keeps them", before.evolve.rounds)
                 if self._done(before):
                     return
             opened: list[Engine] = []
@@ -433,9 +437,10 @@ def _like(recipe: Recipe, before: Recipe) -> Recipe:
 
 
 def _no_fewer_rounds(recipe: Recipe, before: Recipe) -> Recipe:
-    """Rounds that were begun are not taken back."""
-    rounds = max(recipe.evolve.rounds, before.evolve.rounds)
-    return recipe.model_copy(update={"evolve": recipe.evolve.model_copy(update={"rounds": rounds})})
+    """Rounds that were planned are not taken back, and a sample that was drawn stays."""
+    new, old = recipe.evolve, before.evolve
+    kept = {"rounds": max(new.rounds, old.rounds), "sample": new.sample or old.sample}
+    return recipe.model_copy(update={"evolve": new.model_copy(update=kept)})
 
 
 def _after(style: str, writers: str, engine: Engine, writer: Engine) -> str:

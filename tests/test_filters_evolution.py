@@ -229,6 +229,7 @@ def test_another_word_is_a_change(parts: list[str], place: int, word: str) -> No
         ("", " \n", True),
         ("👍", "👎", False),
         ("naïve", "naive", False),
+        ("\u1fb3\u0301", "\u1fb4", True),
     ],
 )
 def test_what_counts_as_a_change(a: str, b: str, same: bool) -> None:

@@ -203,7 +203,7 @@ def evolved(text: str, lineage: int, task: str = "", direction: Direction | None
     return Record(instruction=text, task=task or text, evolution=evolution)
 
 
-SAYINGS = st.sampled_from(["Sing", "sing!", "SING  a song", "Sing a song", "歌え", "歌 え。", "?!", ""])
+SAYINGS = st.sampled_from(["Sing", "sing!", "歌え", "歌 え。", "?!"])
 RECORDS = st.builds(evolved, SAYINGS, st.integers(0, 1), st.sampled_from("abc"))
 
 
@@ -249,6 +249,16 @@ class Sayings(RuleBasedStateMachine):
 
 Sayings.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 TestSayings = Sayings.TestCase
+
+
+def test_the_earliest_that_is_left_is_the_one_named() -> None:
+    duplicate = Duplicate(load("evolve/wizardlm"))
+    for task in ("row", "draft", "other", "draft"):
+        duplicate.learn(evolved("Sing.", 0, task))
+    for forgotten, named in (("draft", "row"), ("row", "draft"), ("draft", "other"), ("other", None)):
+        duplicate.forget(evolved("Sing.", 0, forgotten))
+        found = duplicate.objection(evolved("Sing.", 1))
+        assert (found and found.neighbour) == named
 
 
 def test_where_a_recipe_evolves_punctuation_makes_no_new_text_and_a_lineage_no_exception() -> None:

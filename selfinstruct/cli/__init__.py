@@ -47,6 +47,7 @@ def _register() -> None:
         explain,
         export,
         generate,
+        optimise,
         prompts,
         replay,
         seeds,
@@ -55,7 +56,7 @@ def _register() -> None:
         verify,
     )
 
-    for module in (generate, evolve, show, explain, replay, verify, status, export, doctor, seeds, prompts):
+    for module in (generate, evolve, optimise, show, explain, replay, verify, status, export, doctor, seeds, prompts):
         module.register(app)
 
 

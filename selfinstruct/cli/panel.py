@@ -220,8 +220,7 @@ def summary(run: Run, last: Progress, *, as_json: bool) -> None:
     for one in rounds:
         say(f"{one.round:>6}{one.tried:>9,}{one.kept:>9,}{one.kept / one.tried:>8.0%}")
     folder = shlex.quote(str(run.folder))
-    # As it can be typed: in a checkout it is not on the PATH until the environment is activated.
-    program = "selfinstruct" if shutil.which("selfinstruct") else shlex.quote(sys.argv[0])
+    program = called()
     say()
     say("next:")
     if last.state == "interrupted":
@@ -235,6 +234,15 @@ def summary(run: Run, last: Progress, *, as_json: bool) -> None:
     if last.kept:
         say(f"{program} show {folder}", indent=2)
         say(f"{program} export {folder} --format messages --out data.jsonl", indent=2)
+
+
+def called() -> str:
+    """The program as it can be typed here: in a checkout it is not on the PATH until the environment is activated."""
+    if shutil.which("selfinstruct"):
+        return "selfinstruct"
+    if Path(sys.argv[0]).name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m selfinstruct"
+    return shlex.quote(sys.argv[0])
 
 
 class _Round(NamedTuple):

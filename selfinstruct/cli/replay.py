@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from selfinstruct.cli.generate import Without
+
 
 def register(app: typer.Typer) -> None:
     app.command()(replay)
@@ -18,6 +20,7 @@ def replay(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A threshold or filter. Repeatable.")
     ] = None,
+    without: Without = None,
     json: Annotated[bool, typer.Option("--json", metavar="", help="The figures as one JSON object.")] = False,
 ) -> None:
     """Re-judge a run's replies under other thresholds or filters. With no change it gives the same bytes."""
@@ -28,7 +31,7 @@ def replay(
     from selfinstruct.replaying import replay as again
 
     has_journal(run)
-    figures = again(run, overrides or (), out).figures()
+    figures = again(run, overrides or (), out, without=without or ()).figures()
     if json:
         data({"folder": str(out), **figures})
         return

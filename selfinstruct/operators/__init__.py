@@ -162,14 +162,14 @@ class Setting:
 
 def open_operator(name: str, setting: Setting) -> Any:
     """The operator of that name, ours or a third party's (entry points ``selfinstruct.operators``)."""
-    return _factory(name)(setting)
+    return operator_factory(name)(setting)
 
 
 def check_operators(recipe: Recipe, prompts: Prompts, *, judging: Sequence[str], system: bool, dataset: bool) -> None:
     """Raises UsageError where the recipe's operators are not there or not of their sort, where its sampling names a
     stage at which nothing is asked, where there is a system text and no answer that it could go with, or where there
     should be a dataset. ``judging`` are the stages at which its rules ask."""
-    drafter, answerer = _factory(recipe.draft.operator), _factory(recipe.answer.operator)
+    drafter, answerer = operator_factory(recipe.draft.operator), operator_factory(recipe.answer.operator)
     for key, factory, verb in (("draft", drafter, "draw"), ("answer", answerer, "answer")):
         if isinstance(factory, type) and not hasattr(factory, verb):
             name = getattr(recipe, key).operator
@@ -189,5 +189,6 @@ def check_operators(recipe: Recipe, prompts: Prompts, *, judging: Sequence[str],
         raise UsageError("a system text goes with answers, and this recipe asks for none", hint="leave --system out")
 
 
-def _factory(name: str) -> Any:
+def operator_factory(name: str) -> Any:
+    """What makes the operator of that name. Raises UsageError for an unknown one."""
     return find("operators", name, f"operator {name!r} in the recipe")

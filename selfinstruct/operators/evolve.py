@@ -78,7 +78,13 @@ class Evolve:
             )
 
     def _prompt(self, name: str) -> str:
-        return self._setting.prompt_name(f"{FOLDER}/{name}", self._setting.style)
+        try:
+            return self._setting.prompt_name(f"{FOLDER}/{name}", self._setting.style)
+        except UsageError as error:
+            raise UsageError(
+                f"the operator {name!r} cannot be asked in the style {self._setting.style}",
+                hint="a file without `frame:` is a whole prompt and asks in its own way alone: name a frame, or --style",
+            ) from error
 
     # A step.
 
