@@ -16,6 +16,7 @@ from runfolders import SCRIPTS, Watched, finish, found, lines, told, watched
 
 from selfinstruct.engines import Reply, Request
 from selfinstruct.errors import ExhaustedError, UsageError
+from selfinstruct.filters import open_filter
 from selfinstruct.journal import Place
 from selfinstruct.loop import Kept, rng_for
 from selfinstruct.operators import Pool, Setting, Untouched
@@ -29,7 +30,7 @@ from selfinstruct.shards import Shards
 pytestmark = pytest.mark.usefixtures("no_hang")
 
 DEPTH = ["constraints", "deepen", "concretise", "reasoning"]
-CHEAP = ("frame-leak", "unchanged", "growth", "intent", "distance", "duplicate", "novelty")
+CHEAP = ("frame-leak", "declines", "unchanged", "growth", "intent", "distance", "duplicate", "novelty")
 
 
 def source(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -325,6 +326,26 @@ def test_in_a_lineage_only_equality_counts(tmp_path: Path) -> None:
     recipe = evolution("filters.off=['intent', 'growth']", evolve={"operators": DEPTH, "rounds": 1}, script=near)
     finish(tmp_path / "near", recipe, source=tmp_path / "in.jsonl")
     assert tries(tmp_path / "near")[1, 1]["by"] == "novelty"
+
+
+@pytest.mark.parametrize(
+    ("said", "declined"),
+    [
+        ("I'm sorry, but I can't rewrite that.", True),
+        ("I\u2019m really sorry, but I cannot do this with the prompt as it stands.", True),
+        ("I cannot rewrite this prompt in ten to twenty words more.", True),
+        ("As an AI language model, I have no prompt to work on.", True),
+        ("I cannot open the jar of pickles. What can I do?", False),
+        ("Write what to say when you are sorry that you cannot come.", False),
+    ],
+)
+def test_a_refusal_to_rewrite_is_no_task(said: str, declined: bool) -> None:
+    how = Evolution(lineage=0, root="r", round=1, operator="breadth", direction="in-breadth", before="Name a river.")
+    rule = open_filter("declines", load("evolve/wizardlm"))
+    draft = Record(instruction=said, evolution=how)
+    assert (rule.objection(draft) is not None) == declined
+    begun = draft.model_copy(update={"evolution": how.model_copy(update={"before": said})})
+    assert rule.objection(begun) is None
 
 
 # Judges.

@@ -12,7 +12,7 @@ import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
 
 from selfinstruct.filters.novelty import rouge_l, tokens
-from selfinstruct.filters.text import normal_form
+from selfinstruct.filters.text import DECLINES, normal_form
 from selfinstruct.records import Evolution, Objection, Record
 from selfinstruct.words import words
 
@@ -67,6 +67,23 @@ class FrameLeak:
         text, given = evolved.after.casefold(), evolved.before.casefold() if self._strict else ""
         found = next((phrase for phrase in LEAKED if phrase in text and phrase not in given), None)
         return f"holds {found!r}, wording of the frame" if found else None
+
+
+class Declines:
+    """The model declined to rewrite, and what it said would pass for a task: in a chain one refusal spoils every later
+    round."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        pass
+
+    def objection(self, record: Record) -> str | None:
+        evolved = _evolved(record)
+        if evolved is None:
+            return None
+        found = DECLINES.search(evolved.after.replace("\u2019", "'"))
+        if not found or DECLINES.search(evolved.before.replace("\u2019", "'")):
+            return None
+        return f"declines to rewrite: {found[0].strip()!r}"
 
 
 class Unchanged:

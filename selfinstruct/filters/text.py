@@ -265,6 +265,13 @@ _REFUSAL = re.compile(
     rf"\bas {_SELF}[^.!?\n]{{0,40}}?,? i\b|\bi(?:'m| am) (?:just |only )?{_SELF}",
     re.IGNORECASE,
 )
+DECLINES = re.compile(
+    rf"\A\W*{_SORRY}[^.!?\n]{{0,40}}?\b{_CANNOT}|"
+    rf"\A\W*{_CANNOT} (?:rewrite|rephrase|evolve|create|assist|help you|comply)\b|"
+    rf"\A[^.!?\n]{{0,20}}\bas {_SELF}",
+    re.IGNORECASE,
+)
+"""How a model begins that declines to rewrite a text."""
 _ABOUT_IT = re.compile(
     r"sorry|apolog|refus|declin|reject|(?<![a-z])ai(?![a-z])|artificial intelligence|language model|chatbot|robot",
     re.IGNORECASE,

@@ -83,7 +83,7 @@ class Evolve:
         except UsageError as error:
             raise UsageError(
                 f"the operator {name!r} cannot be asked in the style {self._setting.style}",
-                hint="a file without `frame:` is a whole prompt and asks in its own way alone: name a frame, or --style",
+                hint="a file without `frame:` is a whole prompt, asked in its own way alone: name a frame, or --style",
             ) from error
 
     # A step.
