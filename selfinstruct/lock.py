@@ -105,3 +105,18 @@ def owner(folder: Path) -> dict[str, Any] | None:
         return {"host": str(said["host"]), "pid": int(said["pid"]), "since": float(said["since"]), "age": age}
     except (OSError, ValueError, TypeError, LookupError):
         return None
+
+
+def at_work(held: dict[str, Any]) -> bool:
+    """Whether an owner is alive: its heart beats, and it is no process of this host that is gone."""
+    if held["age"] > 60:
+        return False
+    if os.name != "posix" or held["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(held["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True

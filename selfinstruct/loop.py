@@ -472,6 +472,10 @@ class Loop:
                 except _NoReply as none:
                     unread = none.failure.message
                     continue
+                except Unanswered as unanswered:
+                    if unanswered.new and attempt:  # a replay that would ask more often than the run did
+                        break
+                    raise
                 unread = verdict.unread
                 if unread:
                     continue

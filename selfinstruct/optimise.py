@@ -524,6 +524,7 @@ class Optimisation:
         self.search = search
         self._source = Path(source)
         self._prompts = Prompts(Path(prompts) if prompts is not None else None)
+        self._own_prompts = prompts is not None
         self._options = options or Options()
         self._given = (engine, answer_engine, optimiser_engine)
         self._fresh = fresh
@@ -587,7 +588,7 @@ class Optimisation:
         if strange:
             hint = f"a search asks at evolve, {EVOLVE}, {ANALYSE}, {PROPOSE} and answer"
             raise UsageError(f"recipe: sampling.{min(strange)}: nothing is asked at that stage", hint=hint)
-        for name in self._prompts.strangers():
+        for name in self._prompts.strangers() if self._own_prompts else ():
             log.warning("--prompts: %s takes the place of no prompt of ours, and no search asks with it", name)
         initial_method(self._prompts)
         frames(self._prompts)

@@ -140,14 +140,14 @@ class Prompt:
 class Prompts:
     """The prompts of a run: an extra folder first (``--prompts DIR``), then the package's own.
 
-    The current folder is never searched: it would change data in silence. ``stored`` holds texts by name and goes
-    before both: a run replays with the texts that it was made with.
+    The current folder is never searched: it would change data in silence. ``stored`` holds texts by name and stands
+    for both: a run replays with the texts that it was made with, and with no others.
     """
 
     def __init__(self, folder: Path | None = None, *, stored: Mapping[str, str] | None = None) -> None:
         if folder is not None and not folder.is_dir():
             raise UsageError(f"--prompts: {folder} is not a folder", hint="it holds files such as bootstrap/chat.md")
-        self._folders = [path for path in (folder, PROMPTS) if path is not None]
+        self._folders = [path for path in (folder, PROMPTS) if path is not None] if stored is None else []
         self._stored = dict(stored or {})
         self._known: dict[str, Prompt] = {}
         self._templates: dict[str, Any] = {}
@@ -171,6 +171,8 @@ class Prompts:
 
     def strangers(self) -> list[str]:
         """Prompts of the extra folder that the package has none of, and that none of its own includes."""
+        if len(self._folders) < 2:
+            return []
         own = Prompts()
         names = [name for name in self.names() if name not in own]
         included = {part for name in own.names() for part in self.closure(name)}

@@ -16,13 +16,13 @@ from typing import Any, Literal, NamedTuple
 from selfinstruct import state
 from selfinstruct.asking import Live
 from selfinstruct.engines import Engine, Options, Style, engine_factory, open_engine
-from selfinstruct.errors import SelfInstructError, UsageError
+from selfinstruct.errors import InputError, SelfInstructError, UsageError
 from selfinstruct.files import writing
 from selfinstruct.filters import asking_stages, check_filters
 from selfinstruct.filters.novelty import tokens
 from selfinstruct.inputs import Inputs, Sources
 from selfinstruct.journal import Journal
-from selfinstruct.lock import Lock
+from selfinstruct.lock import Lock, at_work, owner
 from selfinstruct.loop import Loop
 from selfinstruct.operators import Answerer, Drafter, Setting, Settler, check_operators, open_operator, operator_factory
 from selfinstruct.prompts import Prompts
@@ -79,6 +79,7 @@ class Run:
         self._options = options or Options()
         self._engines = (engine, answer_engine, judge_engine)
         self._rows = 0
+        self._digests: dict[str, str] = {}
         self._fresh = fresh
         self._systems = False  # whether any answer is asked with a system text
         self._out: queue.SimpleQueue[Progress | BaseException | None] = queue.SimpleQueue()
@@ -172,7 +173,14 @@ class Run:
             # Operators of evolution, and the questions of third parties' rules, are anyone's own.
             if not name.startswith((f"{recipe.draft.operator}/", *(f"{stage}/" for stage in judging))):
                 log.warning("--prompts: %s takes the place of no prompt of ours, and nothing asks with it", name)
+        held = owner(source) if source is not None else None
+        if held is not None and at_work(held):
+            raise UsageError(
+                f"{source} is being written by process {held['pid']} on {held['host']}",
+                hint="wait until that run has ended: a dataset that grows cannot be gone over again",
+            )
         inputs = self._sources.read()
+        self._digests = self._sources.digests()
         self._rows = inputs.rows
         _warn_of_blind_novelty(recipe, inputs)
         return inputs
@@ -209,6 +217,8 @@ class Run:
     async def _resume(self, lock: Lock, inputs: Inputs) -> None:
         journal = self._journal()
         try:
+            if journal.inputs() and "recipe" not in journal.inputs():
+                raise UsageError(f"{self.folder} is another command's folder", hint="choose another --out")
             before = stored_recipe(journal)
             if before is not None:
                 changed = differences(before, self._with_inputs(_like(self.recipe, before)))
@@ -285,7 +295,7 @@ class Run:
         return self._with_inputs(_no_fewer_rounds(recipe, before) if before else recipe)
 
     def _with_inputs(self, recipe: Recipe) -> Recipe:
-        digests = self._sources.digests()
+        digests = dict(self._digests)
         if "auto" not in (recipe.style, recipe.answer_style, recipe.judge_style):
             digests |= {f"prompt:{name}": self._prompts[name].digest for name in self._prompt_names(recipe)}
         columns = recipe.columns
@@ -320,6 +330,10 @@ class Run:
         return open_operator(recipe.draft.operator, setting), open_operator(recipe.answer.operator, setting)
 
     async def _go(self, lock: Lock, journal: Journal, recipe: Recipe, inputs: Inputs, engines: Engines) -> None:
+        if self._sources.digests() != self._digests:  # engines may take minutes to open
+            raise InputError(
+                "an input changed while the run began", hint="give the same command again when it is whole"
+            )
         drafter, answerer = self._operators(recipe, inputs.system)
         self._refuse_unread_steering(recipe, drafter)
         judging = dict.fromkeys(asking_stages(recipe), engines.judge)

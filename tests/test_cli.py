@@ -35,7 +35,7 @@ from selfinstruct.survival import Price, survival
 
 VERBS = (
     "generate", "answer", "evolve", "show", "explain", "replay", "verify", "status", "export", "doctor", "seeds check",
-    "prompts",
+    "prompts", "optimise",
 )  # fmt: skip
 HOSTILE = (
     "{x} {{ 7*7 }} {% raw %} {# gone #}",

@@ -572,7 +572,9 @@ def test_unwrapping_is_done_at_once(text: str, answer: bool) -> None:
         "\u201cName three rivers.\u201d",
         "```\nName three rivers.\n```",
         'Here\'s a harder one:\n```text\n"Name three rivers."\n```',
-        "Given prompt: Name rivers.\n\nNew prompt: Name three rivers.",
+        "New prompt: Name three rivers.",
+        "Given prompt: Name rivers.\n\nRewritten prompt: Name three rivers.",
+        "Rewritten prompt: Name three rivers.\nRewritten prompt:",
     ],
 )
 def test_what_models_wrap_a_prompt_in_goes(reply: str) -> None:
@@ -587,10 +589,20 @@ def test_what_models_wrap_a_prompt_in_goes(reply: str) -> None:
         "Fix this code.\n\n```python\nprint(1)\n```",
         "'Tis the season: explain the word 'tis'",
         "Write an answer: yes or no?",
+        "Compare two drafts.\nOld version: Dogs like it.\nNew version: Dogs and food feel better outside.",
+        "Here is a table of the sales, in CSV:\nday,rolls\nMonday,3",
+        "Sure, solve this:\n2x = 4",
     ],
 )
 def test_what_belongs_to_a_prompt_stays(text: str) -> None:
     assert unwrapped(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["Split the notice.\n\n**Final answer:** Please leave.", "Here are three reasons:\n- heat\n- rain"]
+)
+def test_what_belongs_to_an_answer_stays(text: str) -> None:
+    assert unwrapped(text, answer=True) == text
 
 
 def test_a_fence_around_an_answer_is_code() -> None:

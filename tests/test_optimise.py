@@ -461,7 +461,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(at=st.lists(st.integers(1, 60), min_size=1, max_size=2), jitter=st.integers(0, 99))
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_search_that_was_struck_anywhere_ends_in_the_same_bytes_and_asks_nothing_twice(
     at: list[int], jitter: int, whole: Path
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +39,7 @@ def status(
 
 def _look(folder: Path) -> dict[str, Any]:
     from selfinstruct import state
-    from selfinstruct.lock import owner
+    from selfinstruct.lock import at_work, owner
 
     if not (folder / "journal.sqlite").is_file():
         is_run(folder)
@@ -52,7 +50,7 @@ def _look(folder: Path) -> dict[str, Any]:
     target = known.get("target") or 0
     rate = known.get("kept_per_second", 0.0)
     running = known.get("state") == "running"
-    lives = held is not None and held["age"] <= 60 and not _dead(held)
+    lives = held is not None and at_work(held)
     began = "starting" if lives else "not begun"
     evolution = figures.get("evolution")
     left = target - (figures["steps"] if evolution else kept)
@@ -70,19 +68,6 @@ def _look(folder: Path) -> dict[str, Any]:
         "last_error": known.get("last_error", ""),
         "owner": {key: held[key] for key in ("host", "pid")} if held else None,
     }
-
-
-def _dead(held: dict[str, Any]) -> bool:
-    """Whether the owner is known to be gone: a process of this host that does not exist."""
-    if os.name != "posix" or held["host"] != socket.gethostname():
-        return False
-    try:
-        os.kill(held["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # somebody else's
-        pass
-    return False
 
 
 def _lines(path: Path) -> int:

@@ -143,9 +143,7 @@ def _words(yes: str, no: str, anywhere_yes: str, anywhere_no: str) -> _Words:
 _NOT = r"(?:not|never|hardly|cannot|\w+n't)(?:[- ][\w']+){0,2}?[- ]"
 _SAME = r"(?:equal|equivalent|identical|(?:the )?same)"
 _UNEQUAL = rf"{_NOT}equal|notequal|unequal|inequal|non-?equal"
-_EQUAL = _words(
-    rf"{_SAME}|(?:not|\w+n't) different", rf"{_UNEQUAL}|{_NOT}{_SAME}|different", r"equal(?! or\b)", _UNEQUAL
-)
+_EQUAL = _words(rf"{_SAME}|(?:not|\w+n't) different", rf"{_UNEQUAL}|{_NOT}{_SAME}|different", r"(?!)", _UNEQUAL)
 _ANSWERED = r"(?:answerable|(?:can|could) be answered)"
 _UNANSWERED = rf"unanswerable|{_NOT}(?:answerable|be answered)"
 _ANSWERABLE = _words(rf"yes|{_ANSWERED}", rf"no|{_UNANSWERED}", _ANSWERED, _UNANSWERED)

@@ -14,7 +14,7 @@ from random import Random
 from typing import IO, NamedTuple
 
 from selfinstruct.engines import Reply, Request
-from selfinstruct.errors import UsageError
+from selfinstruct.errors import InputError, UsageError
 from selfinstruct.files import writing
 from selfinstruct.formats import read_dataset
 from selfinstruct.operators import Pool, Read, Setting, Unreadable, Untouched
@@ -64,11 +64,14 @@ class Evolve:
                 raise UsageError(f"there is no operator {name!r}", hint="there are " + ", ".join(there))
         if not table.operators and table.rounds > sum(phase.rounds for phase in table.first):
             raise UsageError("the recipe names no operators", hint="--operators does, or evolve.operators in it")
-        ways = ("", "/chat", "/completion", "/prefill", "/small")
-        names = {
-            name: next(f"{FOLDER}/{name}{way}" for way in ways if f"{FOLDER}/{name}{way}" in prompts)
-            for name in operators(table)
-        }
+        names = {}
+        for name in operators(table):
+            ways = [f"{FOLDER}/{name}{way}" for way in ("", "/chat", "/completion", "/prefill", "/small")]
+            known = next((way for way in ways if way in prompts), None)
+            if known is None:
+                raise UsageError(f"the operator {name!r} has no prompt", hint=f"{FOLDER}/{name}.md would be it")
+            prompts[known].example()  # raises where its text cannot be rendered
+            names[name] = known
         answers = {name: prompts[known].head.direction == "answer" for name, known in names.items()}
         if len(set(answers.values())) > 1:
             odd = next(name for name, one in answers.items() if not one)
@@ -94,7 +97,12 @@ class Evolve:
         if step >= self.rows * (self.rounds + 1):
             return None
         if step < self.rows:
-            row = self._row(next(self._source), step)
+            read = next(self._source, None)
+            if read is None:
+                raise InputError(
+                    f"{self._setting.source} has fewer rows than when the run began", hint="put back what it was"
+                )
+            row = self._row(read, step)
             self._drawn.append(_Lineage(row))
             return (row,)
         lineage = self._queue.pop()
@@ -106,12 +114,14 @@ class Evolve:
         if pool.planned is not None:
             if planned is None:
                 return None
-            parent = next((record for record in reversed(lineage.drafts) if (record.task,) == planned), parent)
+            known = (parent, *reversed(lineage.drafts))
+            parent = next((record for record in known if (record.task,) == planned), parent)
         tries = lineage.tries + 1 if parent.task == lineage.tried else 1
         self._drawn.append(lineage._replace(tries=tries, tried=parent.task))
         assert parent.evolution is not None
-        known = {"lineage": parent.evolution.lineage, "root": parent.evolution.root}
-        under_way = Evolution(**known, round=step // self.rows, attempt=tries)
+        under_way = Evolution(
+            lineage=parent.evolution.lineage, root=parent.evolution.root, round=step // self.rows, attempt=tries
+        )
         return (parent.model_copy(update={"evolution": under_way}),)
 
     def ask(self, parents: Sequence[Record], steer: Mapping[str, str], rng: Random) -> Request | None:
@@ -166,14 +176,12 @@ class Evolve:
     def _row(self, row: Record, number: int) -> Record:
         """A row of the dataset as round 0 has it: instruction and input are one text from now on."""
         given = row.input
-        if self._recipe.behaviour == "compat":
-            given, text = "", f"{row.instruction}\r\n{row.input}"
-        else:
-            text = f"{row.instruction}\n\n{row.input}" if row.input.strip() else row.instruction
         if self._answers:
             text = row.instruction
+        elif self._recipe.behaviour == "compat":
+            given, text = "", f"{row.instruction}\r\n{row.input}"
         else:
-            given = ""
+            given, text = "", f"{row.instruction}\n\n{row.input}" if row.input.strip() else row.instruction
         task = row.task or row.id
         evolution = Evolution(lineage=number, root=task)
         update = {"instruction": text, "input": given, "origin": "given", "task": task, "parents": (row.id,)}
@@ -215,13 +223,20 @@ def _is_row(record: Record) -> bool:
     return record.evolution is not None and record.evolution.round == 0
 
 
-_LABEL = re.compile(
-    r"^[ \t#*_>]*(?:the |your )?(?:new|rewritten|evolved|created|harder|easier|revised|improved|final)"
-    r" (?:prompt|instruction|task|question|problem|version|answer|response)[ \t#*_]*:[ \t*_]*",
+_KIND = r"(?:new|rewritten|evolved|created|harder|easier|revised|improved)"
+_AROUND = r"[ \t#*_>]*"
+_LABEL = re.compile(rf"\A{_AROUND}(?:the |your )?{_KIND} \w+{_AROUND}:{_AROUND}", re.IGNORECASE)
+_OUR_LABEL = re.compile(
+    rf"^{_AROUND}(?:rewritten|created|evolved|easier) (?:prompt|answer){_AROUND}:{_AROUND}(?=\s*\S)",
     re.IGNORECASE | re.MULTILINE,
 )
+"""One of the labels of our frames, which a model repeats after what it repeats of the frame, with text below it."""
+_LAST_LABEL = re.compile(
+    rf"\n{_AROUND}(?:rewritten|created|evolved|easier) (?:prompt|answer){_AROUND}:{_AROUND}\Z", re.IGNORECASE
+)
 _PREFACE = re.compile(
-    r"\A(?:sure|certainly|of course|okay|ok|absolutely|here(?:'s| is| are|\u2019s))\b[^\n]{0,120}:[ \t*]*\n+(?=\S)",
+    rf"\A(?:(?:sure|certainly|of course|okay|ok|absolutely)\b|here(?:'s| is| are|\u2019s)\b)(?=[^\n]*\b{_KIND}\b)"
+    r"[^\n]{0,120}:[ \t*]*\n+(?=\S)",
     re.IGNORECASE,
 )
 _FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n(.*)\n```\Z", re.DOTALL)
@@ -229,13 +244,14 @@ _QUOTES = ('""', "''", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb", "``")
 
 
 def unwrapped(text: str, *, answer: bool = False) -> str:
-    """An evolved text without what models wrap it in: what precedes the last label, a first line that announces it, a
-    fence or quotes around the whole. Of an ``answer`` only label and first line go: its fence may be code."""
+    """An evolved text without what models wrap it in: a label, what precedes the last label of ours, a first line that
+    announces a new version, a fence or quotes around the whole. Of an ``answer`` the fence stays: it may be code."""
     while True:
         before = text
-        labels = list(_LABEL.finditer(text))
+        text = _LAST_LABEL.sub("", text)
+        labels = list(_OUR_LABEL.finditer(text))
         text = (text[labels[-1].end() :] if labels else text).strip()
-        text = _PREFACE.sub("", text, count=1)
+        text = _PREFACE.sub("", _LABEL.sub("", text, count=1), count=1).strip()
         if not answer:
             fence = _FENCE.match(text)
             if fence and "```" not in fence[1]:
@@ -268,7 +284,7 @@ class _Queue:
 
     def push(self, lineage: _Lineage) -> None:
         records = [record.model_dump(exclude_defaults=True) for record in (lineage.current, *lineage.drafts)]
-        with writing(_SCRATCH):
+        with writing(Path(tempfile.gettempdir())):
             if not self._files or self._written == self._each:
                 self._files.append(tempfile.TemporaryFile(prefix="selfinstruct-"))  # noqa: SIM115 - closed by pop
                 self._written = 0
@@ -277,7 +293,7 @@ class _Queue:
             self._written += 1
 
     def pop(self) -> _Lineage:
-        with writing(_SCRATCH):
+        with writing(Path(tempfile.gettempdir())):
             self._files[0].seek(self._at)
             line = self._files[0].readline()
             self._at += len(line)
@@ -293,6 +309,3 @@ class _Queue:
 def _close(files: deque[IO[bytes]]) -> None:
     for file in files:
         file.close()
-
-
-_SCRATCH = Path(tempfile.gettempdir())
