@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 from collections import Counter, defaultdict, deque
 from contextlib import closing
 from pathlib import Path
@@ -12,12 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runfolders import SCRIPTS, Watched, finish, found, lines, told, watched
+from runfolders import SCRIPTS, Watched, finish, found, lines, run_of, told, watched
 
 from selfinstruct.engines import Reply, Request
-from selfinstruct.errors import ExhaustedError, UsageError
+from selfinstruct.errors import ExhaustedError, InputError, SelfInstructError, UsageError
 from selfinstruct.filters import open_filter
-from selfinstruct.journal import Place
+from selfinstruct.journal import Journal, Place
+from selfinstruct.lock import Lock
 from selfinstruct.loop import Kept, rng_for
 from selfinstruct.operators import Pool, Setting, Untouched
 from selfinstruct.operators.evolve import Evolve, _Lineage, _Queue, operators_in, unwrapped
@@ -649,3 +652,123 @@ def test_without_a_dataset_nothing_is_begun(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'evolve' of this recipe reads a dataset"):
         finish(tmp_path / "run", evolution(), source=None)
     assert not (tmp_path / "run").exists()
+
+
+# What a reviewer found.
+
+
+def own(folder: Path, name: str, text: str) -> Path:
+    """A folder of prompts with an operator in it."""
+    (folder / "evolve").mkdir(parents=True, exist_ok=True)
+    (folder / f"evolve/{name}.md").write_text(text)
+    return folder
+
+
+def test_a_stored_run_is_read_with_its_own_prompts_alone(tmp_path: Path) -> None:
+    text = "---\nabout: Ours\nslots: {instruction: x}\n---\n<!-- user -->\nGiven:\n{{ instruction }}\n"
+    prompts = own(tmp_path / "mine", "deepen", text)
+    recipe = evolution("small=yes", evolve={"operators": ["deepen"], "rounds": 2}, style="prefill")
+    finish(tmp_path / "run", recipe, source=source(tmp_path / "in.jsonl", AWKWARD[:4]), prompts=prompts)
+    assert all(finding.right for finding in verify(tmp_path / "run"))
+
+
+def test_an_operator_may_show_the_parents_answer(tmp_path: Path) -> None:
+    text = (
+        "---\nabout: With the answer\ndirection: in-depth\nslots: {instruction: x, output: y}\n---\n"
+        "<!-- user -->\nThe answer was: {{ output }}\n\nGiven prompt:\n{{ instruction }}\n\nRewritten prompt:\n"
+    )
+    prompts = own(tmp_path / "mine", "answered", text)
+    recipe = evolution(evolve={"operators": ["answered"], "rounds": 3}, style="chat")
+    path = source(tmp_path / "in.jsonl", [row(f"Describe the work of a {name} in a village.") for name in JOBS])
+    finish(tmp_path / "run", recipe, watched(recipe, jitter=1), source=path, prompts=prompts)
+    assert told(tmp_path / "run")["figures"]["evolution"]["survived"]
+    assert all(finding.right for finding in verify(tmp_path / "run"))
+
+
+def test_an_operator_that_cannot_be_asked_is_refused_before_anything_is_begun(tmp_path: Path) -> None:
+    path = source(tmp_path / "in.jsonl", AWKWARD[:1])
+    recipe = evolution(evolve={"operators": ["odd"]})
+    (tmp_path / "a/evolve/odd").mkdir(parents=True)
+    (tmp_path / "a/evolve/odd/notes.md").write_text("---\nabout: Notes\n---\nNothing.\n")
+    broken = "---\nabout: Broken\nframe: in-depth\n---\n{{ instruction.no.such }}\n"
+    turned = "---\nabout: Turned\nframe: in-depth\nadded: [9, 2]\n---\nBe odd.\n"
+    for prompts, match in (
+        (tmp_path / "a", "has no prompt"),
+        (own(tmp_path / "b", "odd", broken), "odd.md"),
+        (own(tmp_path / "c", "odd", turned), "nothing can be both"),
+    ):
+        with pytest.raises(SelfInstructError, match=match):
+            finish(tmp_path / "run", recipe, source=path, prompts=prompts)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_that_changes_while_the_run_begins_is_refused(tmp_path: Path) -> None:
+    path = source(tmp_path / "in.jsonl", AWKWARD[:3])
+    run = run_of(tmp_path / "run", evolution(), source=path)
+
+    class Slow(Watched):
+        @property
+        def styles(self) -> tuple[str, ...]:  # asked for when the engine is open
+            source(path, AWKWARD[:2])
+            return ("chat",)
+
+        @styles.setter
+        def styles(self, given: tuple[str, ...]) -> None:
+            pass
+
+    run._engines = (Slow(evolution().model), None, None)
+    with pytest.raises(InputError, match="changed while the run began"):
+        list(run)
+
+
+def test_a_run_that_is_being_written_is_no_input(tmp_path: Path, planned: Path) -> None:
+    shutil.copytree(planned, tmp_path / "growing")
+    lock = Lock(tmp_path / "growing")
+    with pytest.raises(UsageError, match="is being written by process"):
+        run_of(tmp_path / "run", evolution(), source=tmp_path / "growing").check()
+    lock.release()
+    run_of(tmp_path / "run", evolution(), source=tmp_path / "growing").check()
+
+
+def test_a_replay_that_would_ask_a_judge_more_often_keeps_what_the_run_kept(tmp_path: Path) -> None:
+    recipe = evolution("evolve.rounds=1", "filters.attempts=2")
+    path = source(tmp_path / "in.jsonl", [row("Explain why bread rises."), row("Describe a mill.")])
+    finish(tmp_path / "run", recipe, Vague(recipe.model), source=path)
+    replay(tmp_path / "run", ["filters.attempts=4"], tmp_path / "out")
+    assert found(tmp_path / "out")["data/train-00000.jsonl"] == found(tmp_path / "run")["data/train-00000.jsonl"]
+
+
+def test_an_interrupted_continuation_may_have_an_old_sample(tmp_path: Path) -> None:
+    path = source(tmp_path / "in.jsonl", [row(f"Describe the work of a {name} in a village.") for name in JOBS])
+    finish(tmp_path / "run", evolution("evolve.rounds=1", "evolve.sample=4"), source=path)
+    longer = evolution("evolve.rounds=4")
+    run = run_of(tmp_path / "run", longer, watched(longer, at=10, strike=lambda: run.leave()), source=path)
+    *_, last = run
+    assert last.state == "interrupted"
+    assert all(finding.right for finding in verify(tmp_path / "run"))
+    finish(tmp_path / "run", longer, source=path)
+    assert len((tmp_path / "run/sample.jsonl").read_text().splitlines()) == 4, "a sample that was drawn stays"
+    assert all(finding.right for finding in verify(tmp_path / "run"))
+
+
+def test_quality_leaves_inputs_alone_in_compat_too(tmp_path: Path) -> None:
+    path = source(tmp_path / "in.jsonl", [row("Name fruits.", "for a pie")])
+    recipe = load("evolve/quality", ["behaviour=compat"], {"model": f"scripted/{SCRIPTS / 'evolve.toml'}"})
+    finish(tmp_path / "run", recipe, source=path)
+    made = [json.loads(line) for line in (tmp_path / "run/data/train-00000.jsonl").read_text("utf-8").splitlines()]
+    assert len(made) > 1
+    assert {(one["instruction"], one["input"]) for one in made} == {("Name fruits.", "for a pie")}
+
+
+def test_a_folder_of_another_command_is_not_taken_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with closing(Journal(tmp_path / "run/journal.sqlite")) as journal:
+        journal.keep_input("search", b"{}")
+        asyncio.run(journal_of_one(journal))
+    with pytest.raises(UsageError, match="another command's folder"):
+        finish(tmp_path / "run", evolution(), source=source(tmp_path / "in.jsonl", AWKWARD[:1]))
+
+
+async def journal_of_one(journal: Journal) -> None:
+    journal.sending(Place("optimise/evolve", 0), "key", ())
+    await journal.arrived(Place("optimise/evolve", 0), Reply(text="x"))

@@ -173,7 +173,7 @@ class Distance:
 
 
 _APOLOGY_WANTED = re.compile(
-    r"sorry|apolog|regret|forgiv|excus|condol|sympath|refus|declin|reject|disculp|entschuldig|извин|道歉|抱歉|对不起|お詫び|謝罪",
+    r"sorry|apolog|regret|forgiv|excus|condol|sympath|refus|declin(?!ed)|reject|disculp|entschuldig|извин|道歉|抱歉|对不起|お詫び|謝罪",
     re.IGNORECASE,
 )
 
