@@ -26,7 +26,7 @@ from selfinstruct.records import Direction, Evolution, Record
 from selfinstruct.resources import PROMPTS, SEEDS
 from selfinstruct.words import words
 
-LIBRARY = Prompts(stored={})
+LIBRARY = Prompts()
 FRAMES: dict[str, Direction] = {
     "in-depth": "in-depth",
     "complicate-input": "in-depth",
@@ -208,7 +208,10 @@ def test_a_frame_asks_for_what_a_person_can_understand_and_answer(frame: str, st
     text = body(f"evolve/frames/{frame}/{style}").casefold()
     assert re.search(r"makes sense|far-fetched|reasonable|understands it", text)
     assert re.search(r"understand", text)
-    assert re.search(r"not answer it|do not solve it|never an answer|never a solution|right", text)
+    assert re.search(
+        r"never (answer|solve) them|never an answer|never a solution|it answers the prompt|does what the prompt says",
+        text,
+    )
 
 
 @pytest.mark.parametrize("frame", ["in-depth", "complicate-input", "code", "answer"])

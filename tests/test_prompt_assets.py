@@ -12,7 +12,7 @@ from selfinstruct.engines import Request
 from selfinstruct.prompts import Prompts
 from selfinstruct.resources import PROMPTS, SEEDS
 
-LIBRARY = Prompts(stored={})
+LIBRARY = Prompts()
 STAGES = ("bootstrap", "classify", "output-first", "input-first", "alpaca", "answer")
 NAMES = sorted(
     path.relative_to(PROMPTS).with_suffix("").as_posix() for stage in STAGES for path in (PROMPTS / stage).glob("*.md")

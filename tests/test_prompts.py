@@ -242,10 +242,12 @@ class TestWhereTheyAreFound:
         assert "THEIRS" in prompts["classify/chat"].example().text()
         assert prompts["classify/chat"].digest != Prompts()["classify/chat"].digest
 
-    def test_stored_texts_go_before_all(self, folder: Path) -> None:
+    def test_stored_texts_stand_for_all_others(self, folder: Path) -> None:
         (folder / "classify" / "chat.md").write_text(front() + "mine\n")
         prompts = Prompts(folder, stored={"classify/chat": front() + "stored\n"})
         assert prompts["classify/chat"].example().prompt == "stored"
+        assert prompts.names() == ["classify/chat"]
+        assert "classify/completion" not in prompts
 
     def test_the_current_folder_is_never_searched(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         own = Prompts()["classify/chat"].digest
