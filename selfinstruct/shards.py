@@ -377,7 +377,9 @@ def projections(folder: Path) -> Iterator[Path]:
 
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of each projection, by its name in the folder."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in projections(folder)
-    }
+    return {path.relative_to(folder).as_posix(): _digest(path) for path in projections(folder)}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

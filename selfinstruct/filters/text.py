@@ -273,7 +273,8 @@ DECLINES = re.compile(
 )
 """How a model begins that declines to rewrite a text."""
 _ABOUT_IT = re.compile(
-    r"sorry|apolog|refus|declin(?!ed)|reject|(?<![a-z])ai(?![a-z])|artificial intelligence|language model|chatbot|robot",
+    r"sorry|apolog|refus|declin(?!ed)|reject|(?<![a-z])ai(?![a-z])|artificial intelligence|language model|"
+    r"chatbot|robot",
     re.IGNORECASE,
 )
 
