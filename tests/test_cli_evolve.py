@@ -539,9 +539,9 @@ def test_a_sample_is_drawn_from_the_union_and_drawn_anew(call: Call, model: str,
     assert len(drawn) == len(set(drawn)) == 9
     assert drawn == [row for row in union if row in drawn]
     assert "config_name: sample" in (tmp_path / "r/README.md").read_text()
-    assert call(*words).code == 0  # none is wanted now
-    assert not (tmp_path / "r/sample.jsonl").exists()
-    assert "config_name: sample" not in (tmp_path / "r/README.md").read_text()
+    assert call(*words).code == 0  # a sample that was drawn stays
+    assert [row["id"] for row in lines(tmp_path / "r/sample.jsonl")] == drawn
+    assert "config_name: sample" in (tmp_path / "r/README.md").read_text()
 
 
 def test_a_run_folder_evolves_under_its_name(call: Call, model: str, source: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runfolders import SCRIPTS, Watched, finish, found, lines, run_of, told, watched
 
 from selfinstruct.engines import Reply, Request
-from selfinstruct.errors import ExhaustedError, InputError, SelfInstructError, UsageError
+from selfinstruct.errors import EngineError, ExhaustedError, InputError, SelfInstructError, UsageError
 from selfinstruct.filters import open_filter
 from selfinstruct.journal import Journal, Place
 from selfinstruct.lock import Lock
@@ -135,13 +135,22 @@ def test_first_rounds_may_draw_from_others(tmp_path: Path) -> None:
 ANIMALS = ("heron", "otter", "newt", "osprey", "bittern", "plover")
 
 
+def hollow_plan(folder: Path) -> Path:
+    """evolve-plan.toml with an answer of dots: whether an apology counts depends on what the grammar has brought in."""
+    plan = (SCRIPTS / "evolve-plan.toml").read_text()
+    assert 'plant = "answer.refusal"' in plan
+    path = folder / "plan.toml"
+    path.write_text(plan.replace('plant = "answer.refusal"', 'plant = "answer.punctuation"'))
+    return path
+
+
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four rounds over six lineages, in which evolve-plan.toml says who fails when."""
     folder = tmp_path_factory.mktemp("planned")
     path = source(folder / "in.jsonl", [row(f"Explain how a {name} finds its food in winter.") for name in ANIMALS])
     phases = [{"rounds": 1, "operators": [name]} for name in DEPTH[:3]]
-    recipe = evolution(script="evolve-plan", evolve={"first": phases, "operators": DEPTH[3:], "rounds": 4})
+    recipe = evolution(script=hollow_plan(folder), evolve={"first": phases, "operators": DEPTH[3:], "rounds": 4})
     finish(folder / "run", recipe, watched(recipe, jitter=5), source=path)
     return folder / "run"
 
@@ -153,7 +162,7 @@ FAILS = {
     ("otter", 3): "growth",
     ("newt", 4): "intent",
     **{("osprey", number): "equal" for number in (1, 2, 3, 4)},
-    **{("bittern", number): "struggles" for number in (1, 2, 3, 4)},
+    **{("bittern", number): "hollow" for number in (1, 2, 3, 4)},
 }
 
 
@@ -439,7 +448,7 @@ def test_a_lineage_rests_after_failures_in_a_row(tmp_path: Path, planned: Path) 
     path = source(tmp_path / "in.jsonl", [row(f"Explain how a {name} finds its food in winter.") for name in ANIMALS])
     phases = [{"rounds": 1, "operators": [name]} for name in DEPTH[:3]]
     table = {"first": phases, "operators": DEPTH[3:], "rounds": 4, "max_failures": 2}
-    recipe = evolution(script="evolve-plan", evolve=table)
+    recipe = evolution(script=hollow_plan(tmp_path), evolve=table)
     finish(tmp_path / "run", recipe, source=path)
     rested = {(0, 3), (0, 4), (1, 4), (3, 3), (3, 4), (4, 3), (4, 4)}
     assert set(tries(tmp_path / "run")) == set(tries(planned)) - rested
@@ -742,9 +751,12 @@ def test_an_interrupted_continuation_may_have_an_old_sample(tmp_path: Path) -> N
     path = source(tmp_path / "in.jsonl", [row(f"Describe the work of a {name} in a village.") for name in JOBS])
     finish(tmp_path / "run", evolution("evolve.rounds=1", "evolve.sample=4"), source=path)
     longer = evolution("evolve.rounds=4")
-    run = run_of(tmp_path / "run", longer, watched(longer, at=10, strike=lambda: run.leave()), source=path)
-    *_, last = run
-    assert last.state == "interrupted"
+
+    def gone() -> None:
+        raise EngineError("the server is gone")
+
+    with pytest.raises(EngineError):
+        finish(tmp_path / "run", longer, watched(longer, at=10, strike=gone), source=path)
     assert all(finding.right for finding in verify(tmp_path / "run"))
     finish(tmp_path / "run", longer, source=path)
     assert len((tmp_path / "run/sample.jsonl").read_text().splitlines()) == 4, "a sample that was drawn stays"
