@@ -25,6 +25,7 @@ LIMIT = 10_000_000
 """The most bytes of one JSONL line, or characters of one element of a JSON list."""
 
 _SEED_HINT = 'a seed is {"instruction": "…", "input": "…", "output": "…"} or a Self-Instruct task with "instances"'
+_UNANSWERED_HINT = "`selfinstruct answer` takes rows without an answer, and gives them one"
 _DATASET_HINT = "rows are instruction + output, messages, conversations, prompt + completion, or instances"
 _JSON_HINT = "the file must be JSONL, one object a line, or one JSON list of objects, saved as UTF-8"
 
@@ -44,7 +45,7 @@ def read_seeds(path: Path) -> list[Record]:
     contents: dict[str, str] = {}  # where each stood, by Record.id
     tasks: dict[str, str] = {}
     for where, value in _values(path):
-        row = _Row(_object(value, where), where, origin="seed")
+        row = _Row(_object(value, where), where, origin="seed", answered=False)
         records = _task(row) if "instances" in row.fields else [_alpaca(row)]
         for record in records:
             _check_seed(record, where)
@@ -76,7 +77,7 @@ def _check_seed(record: Record, where: str) -> None:
             raise InputError(f"{where}: a NUL character in {_short(text)}", hint="delete the NUL character")
 
 
-def read_dataset(path: Path) -> Iterator[Record]:
+def read_dataset(path: Path, *, answered: bool = True) -> Iterator[Record]:
     """The rows of a dataset, one at a time: a run folder, a folder of JSON files, or one file.
 
     Each row is read by the first line here whose keys it has; keys not named are ignored:
@@ -93,6 +94,7 @@ def read_dataset(path: Path) -> Iterator[Record]:
     instruction + output        Alpaca, and our own shards: input, system, reasoning, id
     ==========================  =============================================================================
 
+    With ``answered=False`` a row may be the question alone: without its output, its completion or its last turn.
     Conversations of several turns are refused, not cut. ``task`` is the row's id, or Record.id where there is none;
     ``origin`` is ``dataset``. A path without any row is an InputError.
     """
@@ -103,7 +105,7 @@ def read_dataset(path: Path) -> Iterator[Record]:
         for file in files:
             for where, value in _values(file):
                 empty = False
-                yield from _records(value, where)
+                yield from _records(value, where, answered=answered)
         if empty:
             raise InputError(f"{path}: no rows", hint="name a file or folder that holds some")
 
@@ -150,6 +152,8 @@ class _Row:
     where: str
     prefix: str = ""
     origin: str = "dataset"
+    answered: bool = True
+    """Whether it must hold an answer. A seed may lack its output, and so may a row that is to be answered."""
 
     def text(self, key: str, default: str | None = None) -> str:
         """The text under a key. With a default, the key may be missing or null."""
@@ -158,7 +162,8 @@ class _Row:
             return default
         if key not in self.fields:
             has = ", ".join(map(repr, self.fields)) or "nothing"
-            raise InputError(f"{self.where}: no `{self.prefix}{key}`; there is {_cut(has)}", hint=self.hint)
+            hint = _UNANSWERED_HINT if key in ("output", "completion") else self.hint
+            raise InputError(f"{self.where}: no `{self.prefix}{key}`; there is {_cut(has)}", hint=hint)
         if not isinstance(value, str):
             self.wrong(key, value, "text")
         if half := _half(value):
@@ -170,8 +175,7 @@ class _Row:
         return _SEED_HINT if self.origin == "seed" else _DATASET_HINT
 
     def output(self) -> str:
-        """A seed may lack its output, a row of a dataset may not."""
-        return self.text("output", "" if self.origin == "seed" else None)
+        return self.text("output", None if self.answered else "")
 
     def classification(self) -> bool | None:
         value = self.fields.get("is_classification")
@@ -193,7 +197,10 @@ class _Row:
         for i, item in enumerate(value):
             if not isinstance(item, dict):
                 self.wrong(f"{key}[{i}]", item, "an object")
-        return [_Row(item, self.where, f"{self.prefix}{key}[{i}].", self.origin) for i, item in enumerate(value)]
+        return [
+            _Row(item, self.where, f"{self.prefix}{key}[{i}].", self.origin, self.answered)
+            for i, item in enumerate(value)
+        ]
 
     def record(self, **texts: Any) -> Record:
         record = Record(**texts, task=self.id(), origin=self.origin)
@@ -212,8 +219,8 @@ def _object(value: object, where: str) -> dict[str, Any]:
     raise InputError(f"{where}: a row must be an object, found {_kind(value)}: {_short(value)}", hint=_JSON_HINT)
 
 
-def _records(value: object, where: str) -> list[Record]:
-    row = _Row(_object(value, where), where)
+def _records(value: object, where: str, *, answered: bool = True) -> list[Record]:
+    row = _Row(_object(value, where), where, answered=answered)
     has = row.fields.keys()
     if "instances" in has:
         return _task(row)
@@ -221,7 +228,7 @@ def _records(value: object, where: str) -> list[Record]:
         return [_chat(row, row.objects("messages"))]
     if "conversations" in has:
         return [_chat(row, row.objects("conversations"))]
-    if {"prompt", "completion"} <= has:
+    if {"prompt", "completion"} <= has or ("prompt" in has and not answered):
         return [_completed(row)]
     if {"instruction", "response"} <= has and "output" not in has:
         return [_dolly(row)]
@@ -271,9 +278,11 @@ def _dolly(row: _Row) -> Record:
 
 
 def _completed(row: _Row) -> Record:
-    if isinstance(row.fields["prompt"], list) or isinstance(row.fields["completion"], list):
-        return _chat(row, row.objects("prompt") + row.objects("completion"))
-    return row.record(instruction=row.text("prompt"), output=row.text("completion"), system=row.text("system", ""))
+    completion = row.fields.get("completion")
+    if isinstance(row.fields["prompt"], list) or isinstance(completion, list):
+        return _chat(row, row.objects("prompt") + (row.objects("completion") if "completion" in row.fields else []))
+    output = row.text("completion", None if row.answered else "")
+    return row.record(instruction=row.text("prompt"), output=output, system=row.text("system", ""))
 
 
 _ROLES = {
@@ -302,6 +311,8 @@ def _chat(row: _Row, turns: list[_Row]) -> Record:
     roles = [role for role, _ in said]
     if roles[:2] == ["user", "assistant"] and len(roles) > 2:
         raise InputError(f"{row.where}: a conversation of {len(roles)} turns", hint=_ONE_TURN)
+    if roles == ["user"] and not row.answered:
+        return row.record(instruction=said[0][1], system=system)
     if roles != ["user", "assistant"]:
         raise InputError(
             f"{row.where}: the turns are {_cut(', '.join(roles)) or 'none'}; wanted: user, assistant", hint=_ONE_TURN

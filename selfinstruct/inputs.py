@@ -47,12 +47,14 @@ class Sources:
             found["source"] = digest_of(self.dataset)
         return found
 
-    def read(self) -> Inputs:
-        """Raises InputError, with file:line, where a file does not hold what it should."""
+    def read(self, *, answered: bool) -> Inputs:
+        """``answered``: whether every row of the dataset must hold an answer.
+
+        Raises InputError, with file:line, where a file does not hold what it should."""
         rows = systems = 0
         if self.dataset is not None:
             # All of it is read once before anything is paid: a flaw in its last row is told now.
-            for row in read_dataset(self.dataset):
+            for row in read_dataset(self.dataset, answered=answered):
                 rows += 1
                 systems += bool(row.system)
         return Inputs(

@@ -27,6 +27,8 @@ def lineage(folder: Path, name: str, *, with_prompts: bool = False) -> dict[str,
     has that name.
     """
     found = next((_story(record, line) for record, line in _lines(folder) if name in _names(line)), None)
+    if found is None and ":" in name and "." not in name:  # a step; most have one draft
+        return lineage(folder, f"{name}.0", with_prompts=with_prompts)
     if found is None:
         return None
     # A replay has no journal of its own: it re-judged another folder's replies.
@@ -192,10 +194,7 @@ class Tree(NamedTuple):
 
     def figures(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        nodes = []
-        for node in self.nodes:
-            evolution = node.evolution.model_dump(exclude={"may_add", "before"})
-            nodes.append({**node._asdict(), "evolution": evolution})
+        nodes = [{**node._asdict(), "evolution": node.evolution.model_dump()} for node in self.nodes]
         return {**self._asdict(), "nodes": nodes}
 
 

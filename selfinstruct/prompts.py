@@ -130,6 +130,12 @@ class Prompt:
         """What a model would read with the example values of the front matter."""
         return self.request(self.head.slots)
 
+    def bare(self) -> str:
+        """What a model would read with nothing in the slots."""
+        return self.request(
+            {slot: "" if isinstance(value, str) else value for slot, value in self.head.slots.items()}
+        ).text()
+
     def _render(self, text: str, values: Mapping[str, Any]) -> str:
         try:
             return str(self._library.compile(text).render(values))

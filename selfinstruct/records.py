@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 def digest(*parts: str | None) -> str:
@@ -37,10 +37,13 @@ class Evolution(BaseModel):
     """Which try of its parent this is, from 1."""
     added: int = 0
     """Words more than its parent has; in the output where the answer was rewritten, otherwise in the instruction."""
-    may_add: tuple[int, int] | None = None
+    # For the rules of the moment, and in no file: the prompt and the parent's own line hold it.
+    may_add: tuple[int, int] | None = Field(None, exclude=True)
     """What the operator allows of them; None: what the recipe says."""
-    before: str = ""
-    """The parent's text that was rewritten, for the rules; in no file, for the parent's own line holds it."""
+    before: str = Field("", exclude=True)
+    """The parent's text that was rewritten."""
+    prompt: str = Field("", exclude=True)
+    """What was asked with, without the parent's text."""
 
 
 class Record(BaseModel):

@@ -179,7 +179,8 @@ class Run:
                 f"{source} is being written by process {held['pid']} on {held['host']}",
                 hint="wait until that run has ended: a dataset that grows cannot be gone over again",
             )
-        inputs = self._sources.read()
+        unanswered = getattr(operator_factory(recipe.draft.operator), "takes_unanswered", False)
+        inputs = self._sources.read(answered=not unanswered)
         self._digests = self._sources.digests()
         self._rows = inputs.rows
         _warn_of_blind_novelty(recipe, inputs)

@@ -263,14 +263,10 @@ class _Lines:
             os.truncate(self._path, self._end)
 
 
-_HIDDEN = {"may_add", "before"}
-"""What rules need of an evolution, and others have from the prompt and from the parent."""
-
-
 def _evolution(record: Record, scores: Mapping[str, float]) -> dict[str, Any]:
     if record.evolution is None:
         return {"scores": dict(scores)} if scores else {}
-    return {"evolution": record.evolution.model_dump(exclude=_HIDDEN), "scores": dict(scores)}
+    return {"evolution": record.evolution.model_dump(), "scores": dict(scores)}
 
 
 def _edited(path: Path) -> UsageError:

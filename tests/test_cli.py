@@ -413,6 +413,7 @@ def test_explain_says_how_a_record_evolved(call: Call, evolved: Path) -> None:
     assert line["remarks"]
     assert all(f"remarked: {remark}\n" in told_to_people for remark in line["remarks"])
     assert "row 3 of" in call("explain", "run", origins[3]["place"]).out
+    assert "row 3 of" in call("explain", "run", origins[3]["place"].removesuffix(".0")).out
 
 
 def test_what_only_an_evolution_has_is_refused_elsewhere(call: Call, made: Path, evolved: Path) -> None:
@@ -1104,6 +1105,15 @@ def test_answer_reads_a_run_and_conversations_alike(call: Call, made: Path, tmp_
     assert call("answer", made, "--model", "scripted", "--out", "again", "-q").code == 0
     assert call("export", made, "--format", "messages", "--out", "chat.jsonl").code == 0
     assert call("answer", "chat.jsonl", "--model", "scripted", "--out", "chat", "-q").code == 0
+
+
+def test_answer_takes_questions_alone(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "Name a river."}\n{"instruction": "Name a lake."}\n')
+    assert call("answer", "asked.jsonl", "--model", "scripted", "--out", "r", "-q").code == 0
+    kept = lines(tmp_path / "r/data/train-00000.jsonl")
+    assert [row["instruction"] for row in kept] == ["Name a river.", "Name a lake."]
+    assert all(row["output"] for row in kept)
+    assert call("answer", "asked.jsonl", "--model", "scripted", "--out", "r", "--dry-run").code == 0
     asked = [row["instruction"] for row in lines(made / "data/train-00000.jsonl")]
     again = lines(tmp_path / "again/data/train-00000.jsonl") + lines(tmp_path / "again/rejected.jsonl")
     assert sorted(row["instruction"] for row in again) == sorted(asked)

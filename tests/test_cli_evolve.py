@@ -301,6 +301,7 @@ def test_the_plan_counts_what_would_be_sent(call: Call, source: Path, tmp_path: 
         assert planned[name]["requests"] == pytest.approx(count[name], rel=0.15)
     shown = call(*words, "--dry-run").out
     assert "nothing was asked" in shown
+    assert "r has" in call(*words, "--out", "r", "--dry-run").out.splitlines()[-1]
     assert max(map(len, shown.splitlines()[1:-1])) <= 80
 
 
@@ -336,6 +337,8 @@ def test_the_plan_of_answers_asks_for_none_beside_them(call: Call, source: Path)
         (("empty.jsonl",), 3, ("empty.jsonl", "no rows")),
         (("broken.jsonl",), 3, ("broken.jsonl:2",)),
         (("strange.jsonl",), 3, ("strange.jsonl:1", "instruction")),
+        (("unanswered.jsonl",), 3, ("unanswered.jsonl:1", "`output`", "selfinstruct answer")),
+        (("tasks.jsonl", "--set", "difficulty.min=3"), 2, ("difficulty.min", "--judge")),
         (("tasks.jsonl", "--preset", "alpaca"), 2, ("'alpaca'", "wizardlm")),
         (("tasks.jsonl", "--preset", "nonesuch"), 2, ("'nonesuch'", "wizardlm")),
         (("tasks.jsonl", "--preset", "nowhere.toml"), 2, ("nowhere.toml",)),
@@ -364,6 +367,7 @@ def test_bad_input_is_told_before_anything_is_asked_or_written(
 ) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "broken.jsonl").write_text(f"{source.read_text().splitlines()[0]}\n{{'single': 'quotes'}}\n")
+    (tmp_path / "unanswered.jsonl").write_text('{"instruction": "Name a river."}\n')
     (tmp_path / "strange.jsonl").write_text('{"instruction": ["a list"], "output": "?"}\n')
     (tmp_path / "given.toml").write_text('name = "x"\ndraft.operator = "given"\nanswer.operator = "answer"\n')
     before = sorted(tmp_path.rglob("*"))

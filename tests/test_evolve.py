@@ -33,7 +33,18 @@ from selfinstruct.shards import Shards
 pytestmark = pytest.mark.usefixtures("no_hang")
 
 DEPTH = ["constraints", "deepen", "concretise", "reasoning"]
-CHEAP = ("frame-leak", "declines", "unchanged", "growth", "intent", "distance", "duplicate", "novelty")
+CHEAP = (
+    "frame-leak",
+    "copied",
+    "declines",
+    "unchanged",
+    "growth",
+    "intent",
+    "distance",
+    "repetition",
+    "duplicate",
+    "novelty",
+)
 
 
 def source(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -629,7 +640,7 @@ records = st.builds(
     output=st.text(),
     task=st.text(),
     parents=st.lists(st.text(), max_size=2).map(tuple),
-    evolution=st.none() | st.builds(Evolution, lineage=st.integers(0, 9), root=st.text(), before=st.text()),
+    evolution=st.none() | st.builds(Evolution, lineage=st.integers(0, 9), root=st.text()),
 )
 lineages = st.builds(
     _Lineage, current=records, drafts=st.lists(records, max_size=2).map(tuple), tries=st.integers(0, 9), tried=st.text()

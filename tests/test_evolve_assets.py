@@ -294,7 +294,7 @@ def test_what_is_shown_passes_the_rules_that_judge_what_is_made_of_it(
     evolution = Evolution(lineage=0, root="row", round=1, direction=FRAMES[frame], may_add=may_add, before=before)
     made = {"instruction": prompt, "output": after} if frame == "answer" else {"instruction": after}
     recipe = load(preset.get(frame, "evolve/wizardlm"))
-    for rule in ("frame-leak", "declines", "unchanged", "growth", "intent", "distance"):
+    for rule in ("frame-leak", "copied", "declines", "unchanged", "growth", "intent", "distance", "repetition"):
         filter_: Any = open_filter(rule, recipe)
         assert filter_.objection(Record(**made, evolution=evolution)) is None
 
@@ -441,7 +441,18 @@ def test_a_preset_evolves_and_asks_its_cheapest_rules_first(name: str, overrides
     asks = [isinstance(open_filter(rule, recipe), Asking) for rule in recipe.filters.draft]
     assert asks == sorted(asks)
     cheap = [rule for rule, asks in zip(recipe.filters.draft, asks, strict=True) if not asks]
-    order = ["frame-leak", "declines", "unchanged", "growth", "intent", "distance", "duplicate", "novelty"]
+    order = [
+        "frame-leak",
+        "copied",
+        "declines",
+        "unchanged",
+        "growth",
+        "intent",
+        "distance",
+        "repetition",
+        "duplicate",
+        "novelty",
+    ]
     assert cheap == [rule for rule in order if rule in cheap]
     assert recipe.schedule.patience == 1000
 

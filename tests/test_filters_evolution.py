@@ -19,6 +19,7 @@ from selfinstruct.filters import evolution
 from selfinstruct.filters.evolution import (
     LEAKED,
     STOP_WORDS,
+    Copied,
     Distance,
     FrameLeak,
     Growth,
@@ -29,7 +30,7 @@ from selfinstruct.filters.evolution import (
 )
 from selfinstruct.filters.judge import Equal
 from selfinstruct.filters.novelty import rouge_l, tokens
-from selfinstruct.filters.text import normal_form
+from selfinstruct.filters.text import Repetition, normal_form
 from selfinstruct.recipe import Recipe, load
 from selfinstruct.records import Direction, Evolution, Objection, Record
 from selfinstruct.words import words
@@ -37,7 +38,7 @@ from selfinstruct.words import words
 LAW = settings(deadline=None, max_examples=200)
 FRAMES = Path(__file__).parents[1] / "prompts" / "evolve" / "frames"
 DIRECTIONS: tuple[Direction, ...] = ("in-depth", "in-breadth", "downward", "answer")
-DRAFT_RULES = (FrameLeak, Unchanged, Growth, Intent, Distance)
+DRAFT_RULES = (FrameLeak, Copied, Unchanged, Growth, Intent, Distance)
 ALL_RULES = (*DRAFT_RULES, Struggles, Hollow)
 
 
@@ -60,6 +61,37 @@ def said(rule: type, record: Record, *overrides: str) -> str | None:
 
 def objects(rule: type, record: Record, *overrides: str) -> bool:
     return said(rule, record, *overrides) is not None
+
+
+# What the prompt itself says.
+
+ASKED = "Let it take several steps. For example: name three birds that fly by night, and say what each of them eats."
+RUN = "Name three birds that fly by night, and"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "copied"),
+    [
+        ("Name a bird.", f"{RUN} one that does not.", "name three birds that fly by night and"),
+        ("Name a bird.", f"Name a bird, {RUN.upper()} ONE MORE.", "name three birds that fly by night and"),
+        ("Name a bird.", "Name three birds that fly by night, or one that does not.", None),  # seven words
+        (f"{RUN} their food.", f"{RUN} their food in winter.", None),  # its parent's own
+        (f"{RUN} their food.", f"{RUN} say what each of them eats.", "three birds that fly by night and say"),
+        ("Name a bird.", "Name a bird that flies by night. Let it take several steps, at least.", None),
+    ],
+)
+def test_what_a_draft_copies_of_its_prompt_is_told(before: str, after: str, copied: str | None) -> None:
+    found = said(Copied, child(before, after, prompt=ASKED))
+    assert (copied is None) == (found is None)
+    assert copied is None or (found is not None and repr(copied) in found)
+    assert said(Copied, child(before, after)) is None
+
+
+def test_a_draft_that_runs_in_circles_is_told_where_its_parent_does_not() -> None:
+    circles = "Name a bird" + ", and do not say where it lives" * 6
+    assert "runs of four words" in (said(Repetition, child("Name a bird.", circles)) or "")
+    assert said(Repetition, child(circles, f"{circles}, or what it eats.")) is None
+    assert said(Repetition, child("Name a bird.", "Name a bird, and do not say where it lives or eats.")) is None
 
 
 # The four failure cases of the paper, and equality.

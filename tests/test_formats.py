@@ -489,6 +489,28 @@ def test_a_row_that_cannot_be_read_whole_is_refused(raw: dict[str, Any], message
     assert caught.value.message.startswith(f"{path}:2: {message}")
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"instruction": "Add 2 and 3.", "id": "x"},
+        {"instruction": "Add 2 and 3.", "output": None},
+        {"instruction": "Add 2 and 3.", "instances": [{"input": ""}]},
+        {"prompt": "Add 2 and 3."},
+        {"prompt": turns("user"), "completion": []},
+        {"messages": turns("user")},
+        {"messages": turns("system", "user")},
+    ],
+)
+def test_a_row_without_its_answer_is_read_where_it_is_to_be_answered(raw: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(lines(raw))
+    (found,) = read_dataset(path, answered=False)
+    assert (found.instruction, found.output) == ("Add 2 and 3." if "2" in str(raw) else "x", "")
+    with pytest.raises(InputError) as caught:
+        list(read_dataset(path))
+    assert str(path) in caught.value.message
+
+
 def test_a_run_folder_is_read_by_its_shards_alone_and_in_order(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").touch()
     (tmp_path / "rejected.jsonl").write_bytes(lines({"instruction": "no", "output": "no"}))

@@ -22,19 +22,14 @@ from hypothesis import strategies as st
 from runfolders import ROOT, SCRIPTS, Watched, stored_keys, told
 
 from selfinstruct.cli import main
-from selfinstruct.errors import EngineError, UsageError
-from selfinstruct.journal import Place
-from selfinstruct.loop import seed_for
-from selfinstruct.optimise import (
+from selfinstruct.descent import (
     ANALYSE,
     ANSWER,
     EVOLVE,
     INITIAL,
-    OWN,
     PROPOSE,
     ROUNDS,
     TRAJECTORY,
-    Optimisation,
     Search,
     failure,
     frames,
@@ -45,6 +40,10 @@ from selfinstruct.optimise import (
     requests,
     split,
 )
+from selfinstruct.errors import EngineError, UsageError
+from selfinstruct.journal import Place
+from selfinstruct.loop import seed_for
+from selfinstruct.optimise import OWN, Optimisation
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import load
 from selfinstruct.run import Run

@@ -1,4 +1,4 @@
-"""The docs cannot lie: the README's tree, its length, and every command that the docs show."""
+"""The docs cannot lie: the tree of the house, the README's length, and every command that the docs show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def first_lines() -> list[str]:
-    """Each file of the package with its first line, as the README's tree has it."""
+    """Each file of the package with its first line, as the tree of docs/house.md has it."""
     found = []
     for path in sorted((ROOT / "selfinstruct").rglob("*.py")):
         doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -30,10 +30,13 @@ def first_lines() -> list[str]:
     return found
 
 
-def test_the_readmes_tree_repeats_the_first_line_of_every_file() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = text.split("\nselfinstruct/\n")[1].split("\n```")[0].splitlines()
-    shown = [line for line in tree if re.match(r"  [\w/]+\.py ", line)]
+def tree() -> str:
+    text = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
+    return text.split("\nselfinstruct/\n")[1].split("\n```")[0]
+
+
+def test_the_tree_repeats_the_first_line_of_every_file() -> None:
+    shown = [line for line in tree().splitlines() if re.match(r"  [\w/]+\.py ", line)]
     assert sorted(shown) == sorted(first_lines())
 
 
@@ -88,10 +91,8 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def test_imports_only_point_upwards_in_the_readmes_tree() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = text.split("\nselfinstruct/\n")[1].split("\n```")[0]
-    order = re.findall(r"^  ([\w/]+\.py) ", shown, re.M)
+def test_imports_only_point_upwards_in_the_tree() -> None:
+    order = re.findall(r"^  ([\w/]+\.py) ", tree(), re.M)
     for at, name in enumerate(order):
         below = imported(ROOT / "selfinstruct" / name) & set(order[at + 1 :])
         assert not below, f"{name} imports {below}, which stands below it"

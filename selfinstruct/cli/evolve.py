@@ -140,7 +140,7 @@ def evolve(
         from selfinstruct.cli.plan import print_plan
 
         run.check()
-        print_plan(chosen, source, prompts, as_json=json)
+        print_plan(chosen, source, prompts, run.folder, as_json=json)
         return
     drive(run, as_json=json, quiet=quiet)
 

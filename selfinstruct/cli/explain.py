@@ -88,8 +88,9 @@ def _print_evolution(told: dict[str, Any]) -> None:
     if not known["round"]:
         say(f"row {known['lineage']} of what was evolved, counted from 0")
         return
-    way = f"{known['direction']}, " if known["direction"] else ""
-    say(f"evolved by {when(told)}: {way}{known['added']:+} words, attempt {known['attempt']} at its parent")
+    told_of = [known["direction"] or "", "" if told["text"] else f"{known['added']:+} words"]  # text: it was not read
+    said = [*filter(None, told_of), f"attempt {known['attempt']} at its parent"]
+    say(f"evolved by {when(told)}: {', '.join(said)}")
     for parent in told["parents"]:
         say(f"parent {parent['place']}  {when(parent)}", style="cyan")
         say(parent["instruction"], indent=4)

@@ -151,7 +151,7 @@ def generate(
         from selfinstruct.cli.plan import print_plan
 
         run.check()
-        print_plan(chosen, seeds, prompts, as_json=json)
+        print_plan(chosen, seeds, prompts, run.folder, as_json=json)
         return
     drive(run, as_json=json, quiet=quiet)
 
@@ -192,7 +192,7 @@ def answer(
         from selfinstruct.cli.plan import print_plan
 
         run.check()
-        print_plan(chosen, source, prompts, as_json=json)
+        print_plan(chosen, source, prompts, run.folder, as_json=json)
         return
     drive(run, as_json=json, quiet=quiet)
 
@@ -222,7 +222,7 @@ def drive(run: Run, *, as_json: bool, quiet: bool) -> None:
     view: Any = Silent() if quiet else panel(run.folder)
     caught: list[int] = []
     last: Progress | None = None
-    with _signals(run, caught), view:
+    with signals(run, caught), view:
         for progress in run:
             if progress.state != "starting":
                 last = progress
@@ -237,7 +237,7 @@ def drive(run: Run, *, as_json: bool, quiet: bool) -> None:
 
 
 @contextmanager
-def _signals(run: Run, caught: list[int]) -> Iterator[None]:
+def signals(run: Run, caught: list[int]) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM lets what is under way arrive; the second leaves."""
     from selfinstruct.cli.terminal import say
 

@@ -30,7 +30,8 @@ from selfinstruct.cli.generate import (
 )
 
 if TYPE_CHECKING:
-    from selfinstruct.optimise import Optimisation, Search
+    from selfinstruct.descent import Search
+    from selfinstruct.optimise import Optimisation
     from selfinstruct.state import Progress
 
 
@@ -92,8 +93,9 @@ def optimise(
     The best one found is an operator: `selfinstruct evolve INPUT --prompts DIR/prompts --operators auto`.
     """
     from selfinstruct.cli.generate import recipe_of
+    from selfinstruct.descent import Search
     from selfinstruct.engines import Options
-    from selfinstruct.optimise import Optimisation, Search
+    from selfinstruct.optimise import Optimisation
 
     values = {"seed": seed, "model": model, "answer_model": answer_model, "style": style}
     search = Search(
@@ -115,7 +117,7 @@ def optimise(
 
 def _drive(found: Any, source: Path, *, as_json: bool, quiet: bool) -> None:
     """Go on to the end with a line a step on stderr and the summary on stdout."""
-    from selfinstruct.cli.generate import _signals
+    from selfinstruct.cli.generate import signals
     from selfinstruct.cli.panel import PLAIN_EVERY, Plain, Silent, figures
     from selfinstruct.cli.terminal import say
 
@@ -134,7 +136,7 @@ def _drive(found: Any, source: Path, *, as_json: bool, quiet: bool) -> None:
     view: Any = Silent() if quiet else Steps()
     caught: list[int] = []
     last: Progress | None = None
-    with _signals(found, caught), view:
+    with signals(found, caught), view:
         for progress in found:
             if progress.state == "starting":
                 view.say(progress.note)
@@ -190,7 +192,7 @@ def _print_plan(found: Optimisation, prompts: Path | None, *, as_json: bool) -> 
     """What a search would ask, at the most. No engine is opened, nothing is written."""
     from selfinstruct.cli.plan import BYTES_PER_TOKEN, Stage
     from selfinstruct.cli.terminal import data, say
-    from selfinstruct.optimise import Questions, initial_method, requests
+    from selfinstruct.descent import Questions, initial_method, requests
     from selfinstruct.prompts import Prompts
 
     rows = sorted(found.check(), key=len)
@@ -218,12 +220,12 @@ def _print_plan(found: Optimisation, prompts: Path | None, *, as_json: bool) -> 
 
 def _styled(search: Search) -> Search:
     """The search as an engine would settle it, for what no engine was asked about."""
-    from selfinstruct.cli.plan import _usual
+    from selfinstruct.cli.plan import usual_style
 
     recipe = search.recipe
-    style = _usual(recipe.model) if recipe.style == "auto" else recipe.style
-    answers = _usual(recipe.answer_model) if recipe.answer_model else style
-    asks = _usual(search.optimiser) if search.optimiser else style
+    style = usual_style(recipe.model) if recipe.style == "auto" else recipe.style
+    answers = usual_style(recipe.answer_model) if recipe.answer_model else style
+    asks = usual_style(search.optimiser) if search.optimiser else style
     if recipe.answer_style != "auto":
         answers = recipe.answer_style
     recipe = recipe.model_copy(update={"style": style, "answer_style": answers})

@@ -35,8 +35,11 @@ class Stage(NamedTuple):
     """At the most: what max_tokens allows."""
 
 
-def print_plan(recipe: Recipe, source: Path, prompts: Path | None, *, as_json: bool) -> None:
-    """Print what a run would ask of a seed file, or of a dataset to answer. No engine is opened, nothing is written."""
+def print_plan(recipe: Recipe, source: Path, prompts: Path | None, folder: Path, *, as_json: bool) -> None:
+    """Print what a run would ask of a seed file, or of a dataset. No engine is opened, nothing is written."""
+    from selfinstruct import state
+
+    there = state.read(folder).get("replies", 0)
     style, stages = estimate(recipe, source, prompts)
     prompt, completion = sum(one.prompt_tokens for one in stages), sum(one.completion_tokens for one in stages)
     if as_json:
@@ -46,6 +49,7 @@ def print_plan(recipe: Recipe, source: Path, prompts: Path | None, *, as_json: b
             "stages": [stage._asdict() for stage in stages],
             "prompt_tokens": prompt,
             "completion_tokens_at_most": completion,
+            "replies_there": there,
         }
         data(content)
         return
@@ -71,6 +75,8 @@ def print_plan(recipe: Recipe, source: Path, prompts: Path | None, *, as_json: b
             f"estimated from one rendered prompt a stage, {BYTES_PER_TOKEN} bytes a token, {PASS:.0%} of drafts and of "
             "answers passing, one record a task; nothing was asked"
         )
+    if there:
+        say(f"{folder} has {there:,} replies already: what they answer is not asked for again")
 
 
 def estimate(recipe: Recipe, source: Path, prompts: Path | None) -> tuple[str, list[Stage]]:
@@ -79,21 +85,21 @@ def estimate(recipe: Recipe, source: Path, prompts: Path | None) -> tuple[str, l
     from selfinstruct.operators import Pool, Setting, open_operator
     from selfinstruct.prompts import Prompts
 
-    style = _usual(recipe.model) if recipe.style == "auto" else recipe.style
+    style = usual_style(recipe.model) if recipe.style == "auto" else recipe.style
     answer_style = recipe.answer_style
     if answer_style == "auto":
-        answer_style = _usual(recipe.answer_model) if recipe.answer_model else style
+        answer_style = usual_style(recipe.answer_model) if recipe.answer_model else style
     if recipe.small == "auto":
         answers = recipe.answer_model or recipe.model
         recipe = recipe.model_copy(update={"small": "yes" if answers == "local" else "no"})
     judge_style = recipe.judge_style
     if judge_style == "auto":
-        judge_style = _usual(recipe.judge_model) if recipe.judge_model else style
+        judge_style = usual_style(recipe.judge_model) if recipe.judge_model else style
     setting = Setting(recipe, Prompts(prompts), style, answer_style, judge_style=judge_style)
     if recipe.draft.operator == "given":
         prompt = setting.prompts[setting.prompt_name("answer", setting.answer_style)]
         most, rows, size = _most(recipe, "answer", prompt.sampling.max_tokens), 0, 0
-        for row in read_dataset(source):
+        for row in read_dataset(source, answered=False):
             rows += 1
             size += len(prompt.request({"instruction": row.instruction, "input": row.input}).text().encode())
         return answer_style, [Stage("answer", rows, size // BYTES_PER_TOKEN, rows * most)]
@@ -139,7 +145,7 @@ def _evolving(setting: Setting, source: Iterable[Record]) -> list[Stage]:
     passed = math.ceil(EVOLVED * rows * rounds)
     children = EVOLVED * (parents + rows * rounds * ADDED)
 
-    frame = sum(share * _around(prompt) for prompt, share in drawn)
+    frame = sum(share * _size(prompt) for prompt, share in drawn)
     longest = sum(share * _most(recipe, "evolve", prompt.sampling.max_tokens) for prompt, share in drawn)
     stages = [_sized("evolve", rows * rounds, frame, parents + rounds * beside, longest)]
     for _, rule in Rules(recipe.filters.draft, recipe, "draft").asking:
@@ -148,13 +154,13 @@ def _evolving(setting: Setting, source: Iterable[Record]) -> list[Stage]:
         if rule.measures:
             asked, shown = asked + rows, shown + texts
         stages.append(
-            _sized(rule.stage, asked, _around(prompt), shown, _most(recipe, rule.stage, prompt.sampling.max_tokens))
+            _sized(rule.stage, asked, _size(prompt), shown, _most(recipe, rule.stage, prompt.sampling.max_tokens))
         )
     answered = []
     for stage in open_operator(recipe.answer.operator, setting).stages:
         prompt = setting.prompts[setting.prompt_name(stage, setting.answer_style)]
         most = _most(recipe, stage, prompt.sampling.max_tokens)
-        answered.append(_sized(stage, passed, _around(prompt), children, most))
+        answered.append(_sized(stage, passed, _size(prompt), children, most))
     return stages + _either(answered)
 
 
@@ -162,10 +168,9 @@ def _sized(name: str, requests: int, around: float, texts: float, most: float) -
     return Stage(name, requests, round((requests * around + texts) / BYTES_PER_TOKEN), round(requests * most))
 
 
-def _around(prompt: Prompt) -> int:
+def _size(prompt: Prompt) -> int:
     """Bytes of a prompt with nothing in its slots."""
-    empty = {slot: "" if isinstance(value, str) else value for slot, value in prompt.head.slots.items()}
-    return len(prompt.request(empty).text().encode())
+    return len(prompt.bare().encode())
 
 
 def _either(asked: list[Stage]) -> list[Stage]:
@@ -177,7 +182,7 @@ def _either(asked: list[Stage]) -> list[Stage]:
     return [stage for stage in asked if stage not in either] + [dearer]
 
 
-def _usual(model: str) -> Style:
+def usual_style(model: str) -> Style:
     """What an engine would pick: the local ones continue a begun answer, servers are asked in chat."""
     return "prefill" if model.split("/")[0] in ("local", "vllm", "scripted") else "chat"
 

@@ -114,6 +114,9 @@ def check_filters(recipe: Recipe) -> None:
     for name, rule in ((name, open_filter(name, recipe)) for name in recipe.filters.answer):
         if isinstance(rule, Asking):
             raise UsageError(f"recipe: filters.answer: {name!r} asks a model", hint="it belongs into filters.draft")
+    asked = set(recipe.filters.draft) - set(recipe.filters.off)
+    if recipe.difficulty != type(recipe.difficulty)() and "difficulty" not in asked:
+        raise UsageError("difficulty.min and difficulty.max bound nothing here", hint="--judge MODEL adds the rule")
     strangers = set(recipe.filters.off) - {*recipe.filters.draft, *recipe.filters.answer}
     if strangers:
         there = ", ".join((*recipe.filters.draft, *recipe.filters.answer))

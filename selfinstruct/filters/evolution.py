@@ -69,6 +69,34 @@ class FrameLeak:
         return f"holds {found!r}, wording of the frame" if found else None
 
 
+class Copied:
+    """Eight words in a row of the prompt that asked for it: its method, or a worked example. What the parent says
+    itself is not copied."""
+
+    _run = 8
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._prompts: dict[str, frozenset[tuple[str, ...]]] = {}
+
+    def objection(self, record: Record) -> str | None:
+        evolved = _evolved(record)
+        if evolved is None or not evolved.how.prompt:
+            return None
+        asked = self._prompts.get(evolved.how.prompt)
+        if asked is None:
+            asked = self._prompts[evolved.how.prompt] = frozenset(self._runs(evolved.how.prompt))
+        found = [run for run in self._runs(evolved.after) if run in asked]
+        if not found:
+            return None
+        own = set(self._runs(evolved.before))
+        copied = next((run for run in found if run not in own), None)
+        return f"copies the prompt that asked for it: {' '.join(copied)!r}" if copied else None
+
+    def _runs(self, text: str) -> list[tuple[str, ...]]:
+        said = tokens(text, "unicode")
+        return list(zip(*(said[at:] for at in range(self._run)), strict=False))
+
+
 class Declines:
     """The model declined to rewrite, and what it said would pass for a task: in a chain one refusal spoils every later
     round."""

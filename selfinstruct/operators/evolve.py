@@ -46,7 +46,9 @@ class Evolve:
         self._source: Iterator[Record] = iter(read_dataset(setting.source))
         self.rows = setting.rows
         self.rounds = setting.recipe.evolve.rounds
-        self._heads = {name: setting.prompts[self._prompt(name)].head for name in operators(setting.recipe.evolve)}
+        prompts = {name: setting.prompts[self._prompt(name)] for name in operators(setting.recipe.evolve)}
+        self._heads = {name: prompt.head for name, prompt in prompts.items()}
+        self._bare = {name: prompt.bare() for name, prompt in prompts.items()}
         self.stages = tuple(f"{FOLDER}/{name}" for name in self._heads)
         self._directions = {name: head.direction or "in-depth" for name, head in self._heads.items()}
         self._answers = "answer" in self._directions.values()
@@ -141,13 +143,15 @@ class Evolve:
         child = self.blank(parents, rng)
         parent, evolution = parents[0], child.evolution
         assert evolution is not None
-        text = reply.text.strip() if self._recipe.behaviour == "compat" else unwrapped(reply.text, answer=self._answers)
-        if reply.finish != "stop":
+        compat = self._recipe.behaviour == "compat"
+        text = reply.text.strip() if compat else unwrapped(reply.text, answer=self._answers)
+        if reply.finish != "stop" and not compat:  # the released script takes what there is
             return [Unreadable("truncated", f"the reply was cut off ({reply.finish})", reply.text)]
         if not text:
             return [Unreadable("unreadable", "the reply holds no text", reply.text)]
         before = parent.output if self._answers else parent.instruction
-        evolution = evolution.model_copy(update={"added": words(text) - words(before), "before": before})
+        compared = {"before": before, "prompt": self._bare[evolution.operator]}
+        evolution = evolution.model_copy(update={"added": words(text) - words(before), **compared})
         update = {"evolution": evolution, "output" if self._answers else "instruction": text}
         if self._answers:
             update |= {"instruction": parent.instruction, "input": parent.input}

@@ -19,10 +19,11 @@ class Given:
     asks = False
     feeds_pool = False
     reads_dataset = True
+    takes_unanswered = True
 
     def __init__(self, setting: Setting) -> None:
         assert setting.source is not None
-        self._rows: Iterator[Record] = iter(read_dataset(setting.source))
+        self._rows: Iterator[Record] = iter(read_dataset(setting.source, answered=False))
 
     def draw(self, pool: Pool, step: int, rng: Random) -> tuple[Record, ...] | None:
         row = next(self._rows, None)
