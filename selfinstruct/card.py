@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
 from selfinstruct import __version__
 from selfinstruct.loop import NO_VERDICT
 from selfinstruct.recipe import Recipe
+
+if TYPE_CHECKING:
+    from selfinstruct.contamination import Line
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -32,9 +35,11 @@ def card(
     *,
     rounds: Mapping[int, int] | None = None,
     sample: Sample | None = None,
+    benchmarks: Sequence[Line] = (),
 ) -> str:
     """The text of README.md. It depends on the recipe and on what was kept and rejected, and on nothing else. ``size``:
-    bytes of all shards. ``rounds``: of a recipe that evolves, the rows that were kept of each round."""
+    bytes of all shards. ``rounds``: of a recipe that evolves, the rows that were kept of each round. ``benchmarks``:
+    what it was held against."""
     files = {"default": ("data/train-*.jsonl", size)}
     if sample:
         files["sample"] = ("sample.jsonl", sample.size)
@@ -85,6 +90,8 @@ def card(
     ]
     if rounds is not None:
         lines += _rounds(recipe, rounds)
+    if benchmarks:
+        lines += _benchmarks(benchmarks)
     lines += [
         "## Accounting",
         "",
@@ -132,6 +139,27 @@ def _rounds(recipe: Recipe, rounds: Mapping[int, int]) -> list[str]:
         )
         lines.append(f"| {number} | {', '.join(drawn)} | {rounds.get(number, 0)} |")
     return [*lines, ""]
+
+
+def _benchmarks(benchmarks: Sequence[Line]) -> list[str]:
+    """What the records were held against."""
+    return [
+        "## Decontamination",
+        "",
+        "Held against these benchmarks; `contamination.json` has every overlap that was found.",
+        "",
+        "| benchmark | SHA-256 | items | rejected records that overlap it | records here that overlap it |",
+        "|---|---|---:|---:|---:|",
+        *(
+            f"| {_celled(one.name)} | {one.sha256[:12]} | {one.items} | {one.dropped} | {one.data} |"
+            for one in benchmarks
+        ),
+        "",
+    ]
+
+
+def _celled(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _order(one: tuple[tuple[str, str], int]) -> tuple[str, int, str]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import codecs
+import gzip
+import io
 import json
 import logging
+import math
 import re
 import reprlib
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date, time
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from selfinstruct.encodings import encode
 from selfinstruct.errors import InputError, StorageError, UsageError
@@ -23,6 +30,12 @@ from selfinstruct.records import Record
 
 LIMIT = 10_000_000
 """The most bytes of one JSONL line, or characters of one element of a JSON list."""
+BATCH = 256
+"""Rows of a Parquet file that are held at once."""
+
+_PACKED = ("", ".gz", ".zst")
+ENDINGS = (*(f"{kind}{packed}" for kind in (".json", ".jsonl") for packed in _PACKED), ".parquet")
+"""Of the names of the files that a folder is looked through for."""
 
 _SEED_HINT = 'a seed is {"instruction": "…", "input": "…", "output": "…"} or a Self-Instruct task with "instances"'
 _UNANSWERED_HINT = "`selfinstruct answer` takes rows without an answer, and gives them one"
@@ -78,9 +91,10 @@ def _check_seed(record: Record, where: str) -> None:
 
 
 def read_dataset(path: Path, *, answered: bool = True) -> Iterator[Record]:
-    """The rows of a dataset, one at a time: a run folder, a folder of JSON files, or one file.
+    """The rows of a dataset, one at a time: a run folder, a folder of files, or one file. A file is JSONL, a JSON list,
+    either of them packed by gzip or zstd, or Parquet; its first bytes tell.
 
-    Each row is read by the first line here whose keys it has; keys not named are ignored:
+    Each row is read by the first line here whose keys it has, a null being none; keys not named are ignored:
 
     ==========================  =============================================================================
     keys                        read as
@@ -98,14 +112,55 @@ def read_dataset(path: Path, *, answered: bool = True) -> Iterator[Record]:
     Conversations of several turns are refused, not cut. ``task`` is the row's id, or Record.id where there is none;
     ``origin`` is ``dataset``. A path without any row is an InputError.
     """
+    return (record for where, value in _rows(path) for record in _records(value, where, answered=answered))
+
+
+class Stored(NamedTuple):
+    """A row of a dataset as it stands there, whatever its format."""
+
+    where: str
+    """file:line, the file and the item of its list, or the file and the row of its table."""
+    fields: dict[str, Any]
+    """All its keys; those too that we do not read."""
+    texts: tuple[str, str, str]
+    """What it says: instruction, input, output."""
+
+
+def read_stored(path: Path) -> Iterator[Stored]:
+    """The rows of a dataset as they are stored, one at a time, each with what it says.
+
+    Nothing is cut here, so more can be read than by ``read_dataset``: a row may lack its answer, or be a conversation
+    of several turns: what follows on the first question is then the output. The instances of a Self-Instruct task are
+    one row, with all their inputs and outputs.
+    """
+    return (Stored(where, _object(value, where), stored_texts(value, where)) for where, value in _rows(path))
+
+
+def stored_texts(value: object, where: str) -> tuple[str, str, str]:
+    """What a row says, read as by ``read_stored``: instruction, input, output."""
+    records = _records(value, where, answered=False, turns=True)
+    inputs, outputs = ("\n".join(filter(None, (getattr(r, key) for r in records))) for key in ("input", "output"))
+    return records[0].instruction, inputs, outputs
+
+
+def stored_row(fields: Mapping[str, Any]) -> str:
+    """A row as one line of JSON, without its line end: its keys and values as they were, in their order. Of what is no
+    JSON in a Parquet file, times become ISO 8601, decimals text, bytes base64, and what is no number null."""
+    text = _ENCODE(_plain(fields))
+    if not text.isascii() and _half(text):  # under a key that we do not read: as an escape it stays what it is
+        return json.dumps(json.loads(text))
+    return _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, object]]:
     files = dataset_files(path)
 
-    def rows() -> Iterator[Record]:
+    def rows() -> Iterator[tuple[str, object]]:
         empty = True
         for file in files:
-            for where, value in _values(file):
+            for found in _values(file):
                 empty = False
-                yield from _records(value, where, answered=answered)
+                yield found
         if empty:
             raise InputError(f"{path}: no rows", hint="name a file or folder that holds some")
 
@@ -127,16 +182,17 @@ def dataset_files(path: Path) -> list[Path]:
     with _reading(path):
         if not path.is_dir():
             return [path]
+        found = [file for file in (path / "data").glob("train-*") if file.name.endswith(ENDINGS)]
         # By length first: train-100000 comes after train-99999.
-        shards = sorted((path / "data").glob("train-*.jsonl"), key=lambda file: (len(file.name), file.name))
-        if shards:
+        if shards := sorted(found, key=lambda file: (len(file.name), file.name)):
             return shards
         if (path / "recipe.toml").exists():  # its other files (rejects, lineage) are no dataset
             raise InputError(f"{path}: this run has kept no rows yet", hint="start the same run again to continue it")
-        found = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jsonl") and file.name[0] != ".")
+        found = sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS) and file.name[0] != ".")
     if not found:
         raise InputError(
-            f"{path}: no dataset in this folder", hint="name a run folder, or one of .json or .jsonl files"
+            f"{path}: no dataset in this folder",
+            hint="name a run folder, or one of .json, .jsonl (.gz, .zst) or .parquet files",
         )
     return found
 
@@ -154,6 +210,8 @@ class _Row:
     origin: str = "dataset"
     answered: bool = True
     """Whether it must hold an answer. A seed may lack its output, and so may a row that is to be answered."""
+    turns: bool = False
+    """Whether it may be a conversation of several turns."""
 
     def text(self, key: str, default: str | None = None) -> str:
         """The text under a key. With a default, the key may be missing or null."""
@@ -198,7 +256,7 @@ class _Row:
             if not isinstance(item, dict):
                 self.wrong(f"{key}[{i}]", item, "an object")
         return [
-            _Row(item, self.where, f"{self.prefix}{key}[{i}].", self.origin, self.answered)
+            _Row(item, self.where, f"{self.prefix}{key}[{i}].", self.origin, self.answered, self.turns)
             for i, item in enumerate(value)
         ]
 
@@ -219,23 +277,23 @@ def _object(value: object, where: str) -> dict[str, Any]:
     raise InputError(f"{where}: a row must be an object, found {_kind(value)}: {_short(value)}", hint=_JSON_HINT)
 
 
-def _records(value: object, where: str, *, answered: bool = True) -> list[Record]:
-    row = _Row(_object(value, where), where, answered=answered)
-    has = row.fields.keys()
+def _records(value: object, where: str, *, answered: bool = True, turns: bool = False) -> list[Record]:
+    row = _Row(_object(value, where), where, answered=answered, turns=turns)
+    has = {key for key, value in row.fields.items() if value is not None}  # tables have every column in every row
     if "instances" in has:
         return _task(row)
     if "messages" in has:
         return [_chat(row, row.objects("messages"))]
     if "conversations" in has:
         return [_chat(row, row.objects("conversations"))]
-    if {"prompt", "completion"} <= has or ("prompt" in has and not answered):
+    if {"prompt", "completion"} <= has or ("prompt" in has and "instruction" not in has and not answered):
         return [_completed(row)]
     if {"instruction", "response"} <= has and "output" not in has:
         return [_dolly(row)]
     if "instruction" in has or "output" in has:
         return [_alpaca(row)]
     raise InputError(
-        f"{where}: not a row of a known format; it has {_cut(', '.join(map(repr, has))) or 'no keys'}",
+        f"{where}: not a row of a known format; it has {_cut(', '.join(map(repr, row.fields))) or 'no keys'}",
         hint=_DATASET_HINT,
     )
 
@@ -260,17 +318,29 @@ def _task(row: _Row) -> list[Record]:
 
 
 def _alpaca(row: _Row) -> Record:
-    if row.fields.get("history"):
-        raise InputError(f"{row.where}: `history` makes this a conversation of several turns", hint=_ONE_TURN)
+    before: list[str] = []
+    if history := row.fields.get("history"):
+        if not row.turns:
+            raise InputError(f"{row.where}: `history` makes this a conversation of several turns", hint=_ONE_TURN)
+        said = {
+            f"{i}.{j}": text for i, pair in enumerate(_list(row, "history", history)) for j, text in enumerate(pair)
+        }
+        before = [_Row(said, row.where, "history.").text(key) for key in said]
     return row.record(
         instruction=row.text("instruction"),
-        input=row.text("input", ""),
+        input="\n\n".join([*before, row.text("input", "")]) if before else row.text("input", ""),
         output=row.output(),
         system=row.text("system", ""),
         reasoning=row.text("reasoning", ""),
         name=row.text("name", ""),
         classification=row.classification(),
     )
+
+
+def _list(row: _Row, key: str, value: object) -> list[list[object]]:
+    if not isinstance(value, list) or not all(isinstance(item, list) for item in value):
+        row.wrong(key, value, "a list of pairs")
+    return value
 
 
 def _dolly(row: _Row) -> Record:
@@ -309,6 +379,10 @@ def _chat(row: _Row, turns: list[_Row]) -> Record:
         said.append((_ROLES[role], turn.text(content)))
     system = said.pop(0)[1] if said and said[0][0] == "system" else row.text("system", "")
     roles = [role for role, _ in said]
+    if row.turns and "user" in roles:
+        first = roles.index("user")
+        others = [text for at, (_, text) in enumerate(said) if at != first]
+        return row.record(instruction=said[first][1], output="\n\n".join(others), system=system)
     if roles[:2] == ["user", "assistant"] and len(roles) > 2:
         raise InputError(f"{row.where}: a conversation of {len(roles)} turns", hint=_ONE_TURN)
     if roles == ["user"] and not row.answered:
@@ -329,26 +403,117 @@ def _chat(row: _Row, turns: list[_Row]) -> Record:
 
 
 def _values(path: Path) -> Iterator[tuple[str, object]]:
-    """Every row of a JSONL file or JSON list, with where it begins. Holds one row at a time."""
-    with _reading(path), path.open("rb") as file:
-        if file.peek(3)[:3] == codecs.BOM_UTF8:
-            file.read(3)
-        line = 1
-        while (byte := file.peek(1)[:1]) in (b" ", b"\t", b"\r", b"\n"):
-            line += file.read(1) == b"\n"
-        yield from _Elements(file, path, line) if byte == b"[" else _lines(file, path, line)
+    """Every row of a file, with where it begins. Holds one row at a time, or a few of a Parquet file."""
+    with _reading(path), path.open("rb") as stored:
+        head = stored.peek(4)[:4]
+        if head == b"PAR1":
+            yield from _table(stored, path)
+            return
+        with _unpacked(stored, head, path) as file:
+            if file.peek(3)[:3] == codecs.BOM_UTF8:
+                file.read(3)
+            line = 1
+            while (byte := file.peek(1)[:1]) in (b" ", b"\t", b"\r", b"\n"):
+                line += file.read(1) == b"\n"
+            yield from _Elements(file, path, line) if byte == b"[" else _lines(file, path, line)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{path}: damaged, or cut off: {error}", hint="make or fetch the file again") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path}: no such file", hint="check the path") from error
     except IsADirectoryError as error:
         raise InputError(f"{path}: a folder, not a file", hint="name the file in it") from error
     except OSError as error:
         raise StorageError(f"{path}: cannot read: {error.strerror}", hint="check its permissions") from error
+
+
+def _unpacked(stored: io.BufferedReader, head: bytes, path: Path) -> io.BufferedReader:
+    if head[:2] == b"\x1f\x8b":
+        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=stored)), 1 << 20)
+    if head == b"\x28\xb5\x2f\xfd":
+        return io.BufferedReader(_Zstd(stored, path), 1 << 20)
+    return stored
+
+
+class _Zstd(io.RawIOBase):
+    """What a file of zstd frames holds. The library's own reader takes the end of a file that was cut off for its
+    end."""
+
+    def __init__(self, stored: io.BufferedReader, path: Path) -> None:
+        self._library = _optional("zstandard", path)
+        self._stored, self._path = stored, path
+        self._frame: Any = None
+        self._packed = self._plain = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._plain:
+            # Little at a time, for it comes out whole: 256 bytes can hold 8 MB.
+            packed = self._packed or self._stored.read(256)
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError("the last frame has no end")
+                return 0
+            if self._frame is None:
+                self._frame = self._library.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+            try:
+                self._plain = self._frame.decompress(packed)
+            except self._library.ZstdError as error:
+                raise EOFError(str(error)) from error
+            self._packed = b""
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data, None
+        count = min(len(buffer), len(self._plain))
+        buffer[:count], self._plain = self._plain[:count], self._plain[count:]
+        return count
+
+
+def _optional(library: str, path: Path) -> Any:
+    try:
+        return import_module(library)
+    except ImportError as error:
+        raise UsageError(
+            f"{path}: reading it takes the package {library.partition('.')[0]}",
+            hint="pip install 'selfinstruct[data]'",
+        ) from error
+
+
+def _table(file: BinaryIO, path: Path) -> Iterator[tuple[str, object]]:
+    """Every row of a Parquet file."""
+    arrow = _optional("pyarrow", path)
+    number = 0
+    try:
+        for batch in _optional("pyarrow.parquet", path).ParquetFile(file).iter_batches(BATCH):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", row
+    except (arrow.ArrowException, UnicodeDecodeError) as error:
+        what = str(error).splitlines()[0] if str(error) else "damaged"
+        raise InputError(
+            f"{path}: not Parquet that can be read, after row {number}: {what}", hint="make or fetch the file again"
+        ) from error
+
+
+def _plain(value: object) -> object:
+    """A value of a Parquet file as JSON has it."""
+    if isinstance(value, str | int | None):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 def _lines(file: BinaryIO, path: Path, number: int) -> Iterator[tuple[str, object]]:

@@ -1,4 +1,4 @@
-"""The files that a plan is made from: seeds, a dataset, lists to vary by, the system text."""
+"""The files that a plan is made from: seeds, a dataset, lists to vary by, the system text, benchmarks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import NamedTuple
 from selfinstruct.errors import InputError
 from selfinstruct.formats import dataset_files, read_dataset, read_seeds
 from selfinstruct.records import Record
+
+BENCHMARK = "benchmark:"
+"""What the name of a benchmark among the inputs begins with."""
 
 
 class Inputs(NamedTuple):
@@ -33,12 +36,19 @@ class Sources:
     dataset: Path | None = None
     vary: Mapping[str, Path] = field(default_factory=dict)
     system: Path | None = None
+    benchmarks: Mapping[str, Path] = field(default_factory=dict)
+    """By names that tell them apart (``benchmarks.names_of``)."""
 
     def contents(self) -> dict[str, bytes]:
         """Every file's bytes but the dataset's, by the name of the input."""
         paths = {f"vary:{name}": path for name, path in self.vary.items()}
+        paths |= {f"{BENCHMARK}{name}": path for name, path in self.benchmarks.items()}
         paths |= {name: path for name, path in (("seeds", self.seeds), ("system", self.system)) if path is not None}
         return {name: _read(path) for name, path in paths.items()}
+
+    def benchmark_contents(self) -> dict[str, bytes]:
+        """The benchmarks' bytes, by name."""
+        return {name: _read(path) for name, path in self.benchmarks.items()}
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of every input, by its name."""

@@ -225,8 +225,8 @@ class Loop:
         self._vary = dict(vary or {})
         self._width = width
         self._target: float = math.inf if endless else recipe.num
-        self._at_draft = Rules(recipe.filters.draft, recipe, "draft")
-        self._at_answer = Rules(recipe.filters.answer, recipe, "answer")
+        self._at_draft = Rules(recipe.filters.draft, recipe, "draft", setting)
+        self._at_answer = Rules(recipe.filters.answer, recipe, "answer", setting)
         self._seeds = list(seeds)
         self._by_task: dict[str, Record] = {}
         for seed in seeds:  # of a task with several instances the one that is shown: the first with an output

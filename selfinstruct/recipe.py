@@ -194,6 +194,23 @@ class Difficulty(Table):
     max: float = Field(10.0, ge=0.0, le=10.0)
 
 
+class Decontaminate(Table):
+    """When a record overlaps an item of a benchmark."""
+
+    words: int = Field(13, ge=2, le=1000)
+    """Words in a row that they share (13 in OPT-IML, Iyer et al. 2022)."""
+    grams: int = Field(8, ge=2, le=1000)
+    """Words of the runs by which an item is covered (8 in Tülu 3, Lambert et al. 2024, section 3.2)."""
+    coverage: float = Field(0.5, ge=0.0, le=1.0)
+    """The share of an item's words that such runs of one record may cover."""
+
+    @model_validator(mode="after")
+    def _runs_hold_grams(self) -> Self:
+        if self.words < self.grams:
+            raise ValueError(f"words = {self.words}, fewer than grams = {self.grams}")
+        return self
+
+
 class Schedule(Table):
     """What decides order. Concurrency is not here: it never changes the data."""
 
@@ -242,12 +259,13 @@ class Recipe(Table):
     growth: Growth = Growth()
     intent: Intent = Intent()
     difficulty: Difficulty = Difficulty()
+    decontaminate: Decontaminate = Decontaminate()
     schedule: Schedule = Schedule()
     sampling: dict[str, Overrides] = Field(default_factory=dict)
     """Overrides the prompt files' sampling, by stage: ``[sampling.bootstrap] temperature = 1.0``."""
     request: Requests = Requests()
     inputs: dict[str, str] = Field(default_factory=dict)
-    """SHA-256 of the files that the plan is made from: seeds, prompts, lists to vary by, the system text."""
+    """SHA-256 of the files that the plan is made from: seeds, prompts, lists to vary by, system text, benchmarks."""
 
     @field_validator("columns")
     @classmethod
@@ -259,6 +277,8 @@ class Recipe(Table):
         return columns
 
 
+RULE = "contaminated"
+"""The rule against overlaps with benchmarks."""
 MAY_CHANGE = ("num", "license", "about", "schedule.patience", "evolve.rounds", "evolve.sample")
 """What a later call may change in a run that has begun: it moves the end, or words of the card, but no record."""
 
@@ -289,6 +309,14 @@ def with_values(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     raw = recipe.model_dump(mode="json")
     _merge(raw, _chosen(overrides))
     return check(raw, "--set")
+
+
+def decontaminated(recipe: Recipe) -> Recipe:
+    """The recipe with the rule ``contaminated`` at both moments. Where the recipe gives it no place of its own it goes
+    first, so that everything that overlaps is told as that, whatever else is wrong with it."""
+    filters = recipe.filters
+    drafts, answers = (rules if RULE in rules else (RULE, *rules) for rules in (filters.draft, filters.answer))
+    return recipe.model_copy(update={"filters": filters.model_copy(update={"draft": drafts, "answer": answers})})
 
 
 def check(raw: Mapping[str, Any], source: str) -> Recipe:

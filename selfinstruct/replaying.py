@@ -15,24 +15,28 @@ from typing import NamedTuple, TypeVar
 
 from selfinstruct import state
 from selfinstruct.asking import Replayed
+from selfinstruct.benchmarks import names_of
+from selfinstruct.contamination import Report
 from selfinstruct.errors import ExhaustedError, InputError, UsageError
 from selfinstruct.filters import asking_stages, check_filters
+from selfinstruct.filters.contamination import Benchmarks, check_decontamination
 from selfinstruct.formats import read_dataset, read_seeds
-from selfinstruct.inputs import digest_of, lines
+from selfinstruct.inputs import BENCHMARK, Sources, digest_of, lines
 from selfinstruct.journal import Journal
 from selfinstruct.lock import owner
 from selfinstruct.loop import Counts, Kept, Loop, Rejected, Sink
 from selfinstruct.operators import Answerer, Drafter, Setting, open_operator
 from selfinstruct.prompts import Prompts
-from selfinstruct.recipe import Recipe, differences, with_values
+from selfinstruct.recipe import RULE, Decontaminate, Recipe, decontaminated, differences, with_values
 from selfinstruct.records import Record
 from selfinstruct.run import stored_recipe
-from selfinstruct.shards import Shards, checksums, projections, read_lines, read_rejected
+from selfinstruct.shards import TOLD, Shards, checksums, projections, read_lines, read_rejected
 
 T = TypeVar("T")
 
 JUDGING = (
     *("filters.", "novelty.", "length.", "wording.", "opening.", "growth.", "intent.", "difficulty."),
+    "decontaminate.",
     *("evolve.rounds", "evolve.sample", "schedule.patience", "num", "license"),
 )
 """The recipe keys that decide about replies and change no request: those that a replay may change."""
@@ -45,6 +49,11 @@ class Story:
         self.folder = folder
         self.others = 0
         """Replies of the last telling that were stored for another request than the one that the plan asks now."""
+        self.added: dict[str, bytes] = {}
+        """Benchmarks that the run was not held against, by name, and …"""
+        self.paths: dict[str, str] = {}
+        """… where they are."""
+        self._held: dict[tuple[Decontaminate, tuple[tuple[str, str], ...]], Benchmarks] = {}
         self._open = ExitStack()
         self.journal = Journal(folder / "journal.sqlite", read_only=True)
         self._open.callback(self.journal.close)
@@ -99,11 +108,41 @@ class Story:
             if name.startswith("prompt:")
         }
 
+    def benchmarks(self, recipe: Recipe) -> Benchmarks | None:
+        """What the records are held against under a recipe: the run's own benchmarks, and those of ``added``."""
+        inputs = {name: sha256 for name, sha256 in recipe.inputs.items() if name.startswith(BENCHMARK)}
+        held = (recipe.decontaminate, tuple(inputs.items()))
+        if inputs and held not in self._held:
+            stored = self.journal.inputs()
+            contents = {
+                name.removeprefix(BENCHMARK): (self.journal.input(name) or b"")
+                if stored.get(name) == sha256
+                else self.added[name.removeprefix(BENCHMARK)]
+                for name, sha256 in inputs.items()
+            }
+            self._held[held] = Benchmarks(recipe.decontaminate, contents, self.paths)
+        return self._held.get(held)
+
+    def report(self, recipe: Recipe) -> Report | None:
+        """A contamination.json to be filled by going over the run under that recipe."""
+        benchmarks = self.benchmarks(recipe)
+        return Report(benchmarks, self.seeds) if benchmarks else None
+
+    def add_benchmarks(self, recipe: Recipe, files: Iterable[str | Path]) -> Recipe:
+        """The recipe with more benchmarks; a file takes the place of one of the run's own that has its name."""
+        sources = Sources(benchmarks=names_of(map(Path, files)))
+        self.added = sources.benchmark_contents()
+        self.paths = {name: str(path) for name, path in sources.benchmarks.items()}
+        if not self.added:
+            return recipe
+        inputs = dict(sorted((recipe.inputs | sources.digests()).items()))
+        return decontaminated(recipe.model_copy(update={"inputs": inputs}))
+
     def tell(self, recipe: Recipe, sink: Sink) -> Counts:
         """Run the loop over the stored replies under ``recipe``'s rules, to its target, the end of the stored plan, or
         where it gives nothing new any more."""
         end = None
-        if differences(self.recipe, recipe):
+        if differences(_deciding(self.recipe), _deciding(recipe)):
             # First under the rules of the run itself: how far did it come? Up to there, what has no reply is newly let
             # in; from there on nobody knows.
             schedule = recipe.schedule.model_copy(update={"patience": 10**9})
@@ -113,7 +152,7 @@ class Story:
         return self._go_over(recipe, sink, end, endless=self._source is not None)
 
     def _go_over(self, recipe: Recipe, sink: Sink, end: int | None, *, endless: bool) -> Counts:
-        setting = replace(self._setting, recipe=recipe)
+        setting = replace(self._setting, recipe=recipe, benchmarks=self.benchmarks(recipe))
         drafter: Drafter = open_operator(recipe.draft.operator, setting)
         answerer: Answerer = open_operator(recipe.answer.operator, setting)
         others = {drafter.stage: recipe.model}
@@ -133,6 +172,21 @@ class Story:
         return self.rows * (1 + rounds), counts.steps >= self.rows * (1 + rounds)
 
 
+def _deciding(recipe: Recipe) -> Recipe:
+    """The recipe without what decides nothing: rules that are switched off, and benchmarks where no rule reads them."""
+    filters = recipe.filters
+    draft, answer = (
+        tuple(name for name in rules if name not in filters.off) for rules in (filters.draft, filters.answer)
+    )
+    update: dict[str, object] = {
+        "filters": filters.model_copy(update={"draft": draft, "answer": answer, "off": ()}),
+    }
+    if RULE not in (*draft, *answer):
+        inputs = {name: sha256 for name, sha256 in recipe.inputs.items() if not name.startswith(BENCHMARK)}
+        update |= {"inputs": inputs, "decontaminate": Decontaminate()}
+    return recipe.model_copy(update=update)
+
+
 class _Nowhere:
     def keep(self, kept: Kept) -> None:
         pass
@@ -147,28 +201,44 @@ def _apart(work: Callable[[], T]) -> T:
         return thread.submit(work).result()
 
 
-def replay(folder: Path, overrides: Iterable[str], out: Path, *, without: Iterable[str] = ()) -> Counts:
+def replay(
+    folder: Path,
+    overrides: Iterable[str],
+    out: Path,
+    *,
+    without: Iterable[str] = (),
+    decontaminate: Iterable[str | Path] = (),
+) -> Counts:
     """Re-judge a run's stored replies along its stored plan, under changed thresholds or filters, into a new folder.
-    ``without`` names rules to switch off.
+    ``without`` names rules to switch off, ``decontaminate`` files of benchmarks beside those that the run was held
+    against.
 
     Raises UsageError where an override would have changed a request: what was asked cannot be asked differently now.
     """
-    return _apart(lambda: _replay(folder, overrides, out, without))
+    return _apart(lambda: _replay(folder, overrides, out, without, decontaminate))
 
 
-def _replay(folder: Path, overrides: Iterable[str], out: Path, without: Iterable[str]) -> Counts:
+def _replay(
+    folder: Path,
+    overrides: Iterable[str],
+    out: Path,
+    without: Iterable[str],
+    decontaminate: Iterable[str | Path],
+) -> Counts:
     story = Story(folder)
     try:
         recipe = with_values(story.recipe, overrides)
         off = tuple(dict.fromkeys((*recipe.filters.off, *without)))
         recipe = recipe.model_copy(update={"filters": recipe.filters.model_copy(update={"off": off})})
-        check_filters(recipe)
         for line in differences(story.recipe, recipe):
             if not line.startswith(JUDGING):
                 raise UsageError(
                     f"replay cannot change {line}",
                     hint="it asks no model; what it may change: " + ", ".join(f"{key}*" for key in JUDGING),
                 )
+        recipe = story.add_benchmarks(recipe, decontaminate)
+        check_filters(recipe)
+        check_decontamination(recipe, given=any(name.startswith(BENCHMARK) for name in recipe.inputs))
         unasked = set(asking_stages(recipe)) - set(asking_stages(story.recipe))
         if unasked:
             raise UsageError(
@@ -177,7 +247,8 @@ def _replay(folder: Path, overrides: Iterable[str], out: Path, without: Iterable
             )
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise UsageError(f"{out} is not empty", hint="a replay writes into a new folder")
-        with closing(Shards(out, recipe, story.digests())) as shards:
+        report = story.report(recipe)  # a flaw in a file is told before anything is written
+        with closing(Shards(out, recipe, story.digests(), report)) as shards:
             counts = story.tell(recipe, shards)
             shards.draw_sample()
         target, reached = story.reaches(counts, recipe)
@@ -213,9 +284,10 @@ def _verify(folder: Path) -> list[Finding]:
     story = Story(folder)
     findings: list[Finding] = []
     try:
+        report = story.report(story.recipe)
         with tempfile.TemporaryDirectory(prefix="selfinstruct-") as scratch:
             rebuilt = Path(scratch)
-            with closing(Shards(rebuilt, story.recipe, story.digests())) as shards:
+            with closing(Shards(rebuilt, story.recipe, story.digests(), report)) as shards:
                 counts = story.tell(story.recipe, shards)
                 if known.get("state") == "complete":
                     shards.draw_sample()
@@ -267,7 +339,7 @@ def _compared(name: str, rebuilt: bytes, path: Path, finished: bool) -> Finding:
         return Finding(name, right=not finished, figures="missing")
     if not finished and there.startswith(rebuilt):
         return Finding(name, right=True, figures="the run went on meanwhile")
-    if not finished and (rebuilt.startswith(there) or name == "README.md"):
+    if not finished and (rebuilt.startswith(there) or name in TOLD):
         behind = len(rebuilt) - len(there)
         return Finding(name, right=True, figures=f"{behind} bytes behind the journal: resume writes them")
     end = min(len(there), len(rebuilt))

@@ -8,34 +8,40 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from selfinstruct import state
 from selfinstruct.asking import Live
+from selfinstruct.benchmarks import names_of
+from selfinstruct.contamination import Report
 from selfinstruct.engines import Engine, Options, Style, engine_factory, open_engine
 from selfinstruct.errors import InputError, SelfInstructError, UsageError
 from selfinstruct.files import writing
 from selfinstruct.filters import asking_stages, check_filters
+from selfinstruct.filters.contamination import Benchmarks, check_decontamination, overlapping
 from selfinstruct.filters.novelty import tokens
+from selfinstruct.formats import read_dataset
 from selfinstruct.inputs import Inputs, Sources
 from selfinstruct.journal import Journal
 from selfinstruct.lock import Lock, at_work, owner
 from selfinstruct.loop import Loop
 from selfinstruct.operators import Answerer, Drafter, Setting, Settler, check_operators, open_operator, operator_factory
 from selfinstruct.prompts import Prompts
-from selfinstruct.recipe import Recipe, differences, dump, parse
+from selfinstruct.recipe import Recipe, decontaminated, differences, dump, parse
 from selfinstruct.records import Record
 from selfinstruct.schedule import cancelled
-from selfinstruct.shards import Shards, checksums, read_kept, read_lines
+from selfinstruct.shards import TOLD, Shards, checksums, read_kept, read_lines
 from selfinstruct.state import Ledger, Progress, State
 
 TICK = 0.2
 """Seconds between two looks at how far the run is."""
 SAVE = 2.0
 """Seconds between two writings of run.json."""
+TOLD_OF = 5
+"""Seeds or rows that overlap a benchmark and are named in a warning each."""
 
 log = logging.getLogger("selfinstruct")
 
@@ -44,7 +50,8 @@ class Run:
     """A run in a folder. ``for progress in run: …`` goes on to the target; ``records()`` reads what was kept.
 
     ``seeds`` is a file of seed tasks, ``source`` the dataset of a recipe that reads one. ``vary`` names files of lines,
-    one of which is drawn per step into the prompt's slot of that name. ``engine``, ``answer_engine`` and
+    one of which is drawn per step into the prompt's slot of that name. ``decontaminate`` names files of benchmarks that
+    no record may overlap: the recipe gets the rule ``contaminated``. ``engine``, ``answer_engine`` and
     ``judge_engine`` take the place of the engines that the recipe's model names would open.
 
     Iterating raises UsageError (refused folder, bad recipe), InputError (a file), ExhaustedError, EngineError,
@@ -61,6 +68,7 @@ class Run:
         prompts: str | Path | None = None,
         vary: Mapping[str, str | Path] | None = None,
         system: str | Path | None = None,
+        decontaminate: Iterable[str | Path] = (),
         options: Options | None = None,
         engine: Engine | None = None,
         answer_engine: Engine | None = None,
@@ -68,13 +76,16 @@ class Run:
         fresh: bool = False,
     ) -> None:
         self.folder = Path(folder)
-        self.recipe = recipe
+        benchmarks = names_of(map(Path, decontaminate))
+        self.recipe = decontaminated(recipe) if benchmarks else recipe
         self._sources = Sources(
             seeds=Path(seeds) if seeds is not None else None,
             dataset=Path(source) if source is not None else None,
             vary={name: Path(path) for name, path in (vary or {}).items()},
             system=Path(system) if system is not None else None,
+            benchmarks=benchmarks,
         )
+        self._benchmarks: Benchmarks | None = None
         self._prompts = Prompts(Path(prompts) if prompts is not None else None)
         self._options = options or Options()
         self._engines = (engine, answer_engine, judge_engine)
@@ -157,6 +168,7 @@ class Run:
             raise UsageError(f"{source} lies in the run folder {self.folder}", hint="choose another --out")
         recipe = self.recipe
         check_filters(recipe)
+        check_decontamination(recipe, given=bool(self._sources.benchmarks))
         judging = asking_stages(recipe)
         system, dataset = self._sources.system is not None, self._sources.dataset is not None
         check_operators(recipe, self._prompts, judging=judging, system=system, dataset=dataset)
@@ -184,7 +196,30 @@ class Run:
         self._digests = self._sources.digests()
         self._rows = inputs.rows
         _warn_of_blind_novelty(recipe, inputs)
+        if self._sources.benchmarks:
+            self._benchmarks = Benchmarks(
+                recipe.decontaminate,
+                self._sources.benchmark_contents(),
+                {name: str(path) for name, path in self._sources.benchmarks.items()},
+            )
+            self._warn_of_contamination(self._benchmarks, inputs)
         return inputs
+
+    def _warn_of_contamination(self, benchmarks: Benchmarks, inputs: Inputs) -> None:
+        """Say which of what was given overlaps a benchmark and stays: all that is made of it may be lost."""
+        source = self._sources.dataset
+        if source is None:
+            given, what = ((f"task {seed.task}", seed) for seed in inputs.seeds), f"{self._sources.seeds}"
+        elif getattr(operator_factory(self.recipe.draft.operator), "takes_unanswered", False):
+            return  # its rows are drafts, and go by the rule
+        else:
+            rows = enumerate(read_dataset(source), 1)
+            given, what = ((f"row {number}", row) for number, row in rows), f"{source}"
+        found = list(dict(overlapping(benchmarks, given)).items())
+        for name, told in found[:TOLD_OF]:
+            log.warning("%s: %s overlaps a benchmark, and stays: %s", what, name, told)
+        if len(found) > TOLD_OF:
+            log.warning("%s: %d more overlap one; contamination.json lists all", what, len(found) - TOLD_OF)
 
     def _refuse_strangers(self) -> None:
         """What stands in the way of our files and is no run's stays untouched, --fresh or not."""
@@ -324,6 +359,7 @@ class Run:
             self._sources.dataset,
             self._rows,
             recipe.judge_style,
+            benchmarks=self._benchmarks,
         )
 
     def _operators(self, recipe: Recipe, system: str) -> tuple[Drafter, Answerer]:
@@ -355,7 +391,8 @@ class Run:
         )
         self._keep_inputs(journal, recipe)
         digests = {name: self._prompts[name].digest for name in self._prompt_names(recipe)}
-        shards = Shards(self.folder, recipe, digests)
+        report = Report(self._benchmarks, inputs.seeds) if self._benchmarks else None
+        shards = Shards(self.folder, recipe, digests, report)
         rounds = 1 + (drafter.rounds if isinstance(drafter, Settler) else 0)
         target = inputs.rows * rounds if endless else recipe.num
         ledger = Ledger(self.folder, target, loop.counts, live, before, used)
@@ -430,7 +467,7 @@ class Engines(NamedTuple):
     judge: Engine
 
 
-OWN = ("recipe.toml", "run.json", "lineage.jsonl", "rejected.jsonl", "sample.jsonl", "README.md")
+OWN = ("recipe.toml", "run.json", "lineage.jsonl", "rejected.jsonl", "sample.jsonl", *TOLD)
 """The files of a run folder beside data/, journal and lock."""
 
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfinstruct.card import Sample, card
 from selfinstruct.errors import InputError, UsageError
@@ -25,22 +25,29 @@ from selfinstruct.loop import Asked, Kept, Rejected
 from selfinstruct.recipe import Recipe, dump
 from selfinstruct.records import Record, digest
 
+if TYPE_CHECKING:
+    from selfinstruct.contamination import Report
+
 ROWS = 1_000
 """Rows in a shard."""
+TOLD = ("contamination.json", "README.md")
+"""The files that tell of all the others: written anew as a run goes on."""
 PAUSE = 1.0
 """Seconds between two flushes at the least."""
 
 
 class Shards:
-    """The sink of a run folder. Call ``flush`` now and then, and ``close`` at the end.
+    """The sink of a run folder. Call ``flush`` now and then, and ``close`` at the end. ``report`` becomes the
+    contamination.json of a run that is held against benchmarks.
 
     Raises StorageError where the disk refuses, and UsageError where a file is not what the run would write.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, digests: dict[str, str]) -> None:
+    def __init__(self, folder: Path, recipe: Recipe, digests: dict[str, str], report: Report | None = None) -> None:
         self._folder = folder
         self._recipe = recipe
         self._digests = digests
+        self._report = report
         self._rows: list[bytes] = []
         self._full = 0
         self._size = 0
@@ -72,6 +79,8 @@ class Shards:
         self._remarks.update(kept.remarks)
         if kept.record.evolution is not None:
             self._rounds[kept.record.evolution.round] += 1
+        if self._report is not None:
+            self._report.keep(kept)
         self._lineage.add(_json(self._origin(kept)))
         if len(self._rows) == ROWS:
             self.flush(force=True)
@@ -81,6 +90,8 @@ class Shards:
     def reject(self, rejected: Rejected) -> None:
         objection, record = rejected.objection, rejected.record
         self._rejected[objection.at, objection.by] += 1
+        if self._report is not None:
+            self._report.reject(rejected)
         self._rejects.add(
             _json(
                 {
@@ -178,8 +189,12 @@ class Shards:
                 self._remarks,
                 rounds=rounds,
                 sample=self._sample,
+                benchmarks=self._report.lines() if self._report else (),
             )
             write_whole(self._folder / "README.md", text.encode())
+            if self._report is not None and self._report.changed:
+                write_whole(self._folder / "contamination.json", self._report.content())
+                self._report.changed = False
 
     def _origin(self, kept: Kept) -> dict[str, Any]:
         record = kept.record
@@ -366,7 +381,7 @@ def read_lines(path: Path, needs: frozenset[str] = frozenset()) -> Iterator[dict
 def projections(folder: Path) -> Iterator[Path]:
     """The files of a run folder that the byte law covers, in a fixed order."""
     yield from sorted((folder / "data").glob("train-*.jsonl"))
-    for name in ("lineage.jsonl", "rejected.jsonl", "sample.jsonl", "recipe.toml", "README.md"):
+    for name in ("lineage.jsonl", "rejected.jsonl", "sample.jsonl", "recipe.toml", *TOLD):
         if (folder / name).is_file():
             yield folder / name
 

@@ -11,6 +11,9 @@ from hypothesis import settings
 
 SECONDS = 100
 
+# A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.register_profile("ours", deadline=None)  # a busy machine fails no test
 settings.load_profile("ours")
 

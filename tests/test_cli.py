@@ -1105,6 +1105,11 @@ def test_answer_reads_a_run_and_conversations_alike(call: Call, made: Path, tmp_
     assert call("answer", made, "--model", "scripted", "--out", "again", "-q").code == 0
     assert call("export", made, "--format", "messages", "--out", "chat.jsonl").code == 0
     assert call("answer", "chat.jsonl", "--model", "scripted", "--out", "chat", "-q").code == 0
+    asked = [row["instruction"] for row in lines(made / "data/train-00000.jsonl")]
+    again = lines(tmp_path / "again/data/train-00000.jsonl") + lines(tmp_path / "again/rejected.jsonl")
+    assert sorted(row["instruction"] for row in again) == sorted(asked)
+    chat = lines(tmp_path / "chat/data/train-00000.jsonl") + lines(tmp_path / "chat/rejected.jsonl")
+    assert len(chat) == len(asked)
 
 
 def test_answer_takes_questions_alone(call: Call, tmp_path: Path) -> None:
@@ -1114,11 +1119,6 @@ def test_answer_takes_questions_alone(call: Call, tmp_path: Path) -> None:
     assert [row["instruction"] for row in kept] == ["Name a river.", "Name a lake."]
     assert all(row["output"] for row in kept)
     assert call("answer", "asked.jsonl", "--model", "scripted", "--out", "r", "--dry-run").code == 0
-    asked = [row["instruction"] for row in lines(made / "data/train-00000.jsonl")]
-    again = lines(tmp_path / "again/data/train-00000.jsonl") + lines(tmp_path / "again/rejected.jsonl")
-    assert sorted(row["instruction"] for row in again) == sorted(asked)
-    chat = lines(tmp_path / "chat/data/train-00000.jsonl") + lines(tmp_path / "chat/rejected.jsonl")
-    assert len(chat) == len(asked)
 
 
 def test_a_rows_own_system_text_is_asked_with_and_kept(call: Call, tmp_path: Path) -> None:

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
+import sys
 import tracemalloc
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import pyarrow
 import pytest
+import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from selfinstruct.encodings import encode
 from selfinstruct.errors import InputError, StorageError, UsageError
-from selfinstruct.formats import FORMATS, LIMIT, read_dataset, read_row, read_seeds, row, write_dataset
+from selfinstruct.formats import (
+    FORMATS,
+    LIMIT,
+    read_dataset,
+    read_row,
+    read_seeds,
+    read_stored,
+    row,
+    stored_row,
+    write_dataset,
+)
 from selfinstruct.records import Record
 
 TRAPS = [
@@ -691,3 +708,182 @@ def test_hugging_face_datasets_loads_every_export(tmp_path: Path, monkeypatch: p
             write_dataset(rows, tmp_path / "lines.jsonl", name)
             lines = (tmp_path / "lines.jsonl").read_bytes().splitlines()
             assert [loaded[i] for i in range(len(rows))] == [json.loads(line) for line in lines]
+
+
+# Packed files and tables
+
+
+def packed(content: bytes, ending: str) -> bytes:
+    if ending == ".gz":
+        return gzip.compress(content[:30]) + gzip.compress(content[30:])  # members, as `cat a.gz b.gz` makes them
+    return zstandard.compress(content[:30]) + zstandard.compress(content[30:])
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@given(rows=records)
+def test_packed_files_are_read_as_what_they_hold(
+    ending: str, rows: list[Record], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("packed")
+    for kind in (".json", ".jsonl"):
+        (path,) = write_dataset(rows, folder / f"plain{kind}", "alpaca")
+        (folder / f"packed{kind}{ending}").write_bytes(packed(path.read_bytes(), ending))
+        assert shown(read_dataset(folder / f"packed{kind}{ending}")) == shown(read_dataset(path))
+        (folder / f"misnamed{kind}").write_bytes(packed(path.read_bytes(), ending))  # the bytes tell
+        assert shown(read_dataset(folder / f"misnamed{kind}")) == shown(read_dataset(path))
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_a_packed_file_with_a_flaw_names_line_or_damage(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows.jsonl{ending}"
+    good = lines(*({"instruction": f"number {n} {random_text(n)}", "output": "b"} for n in range(3000)))
+    path.write_bytes(packed(good + b"{\n", ending))
+    with pytest.raises(InputError, match=rf"rows\.jsonl{ending}:3001: not JSON"):
+        list(read_dataset(path))
+    whole = packed(good, ending)
+    for cut in (len(whole) - 1, len(whole) - 5, len(whole) // 2, 12):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match="damaged, or cut off"):
+            list(read_dataset(path))
+    path.write_bytes(whole[:200] + bytes(200) + whole[400:])
+    with pytest.raises(InputError, match=r"damaged|not JSON|not UTF-8"):
+        list(read_dataset(path))
+
+
+def random_text(n: int) -> str:
+    return f"{Random(n).random()}"
+
+
+def test_seeds_may_be_packed_too(tmp_path: Path) -> None:
+    (tmp_path / "seeds.json.gz").write_bytes(gzip.compress(json.dumps([{"instruction": "a", "output": "b"}]).encode()))
+    assert [seed.instruction for seed in read_seeds(tmp_path / "seeds.json.gz")] == ["a"]
+
+
+@given(rows=records)
+def test_a_table_holds_the_rows_that_the_lines_hold(
+    rows: list[Record], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("table")
+    for name in ("alpaca", "messages", "sharegpt", "trl", "self-instruct"):
+        (path,) = write_dataset(rows, folder / f"{name}.jsonl", name)
+        values = [json.loads(line) for line in path.read_bytes().splitlines()]
+        parquet.write_table(pyarrow.Table.from_pylist(values), folder / f"{name}.parquet", row_group_size=2)
+        assert shown(read_dataset(folder / f"{name}.parquet")) == shown(read_dataset(path))
+
+
+def test_a_table_names_its_rows_and_a_null_is_no_key(tmp_path: Path) -> None:
+    rows = [{"instruction": "a", "output": "b", "messages": None}, {"instruction": "c", "output": None}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    found = read_dataset(tmp_path / "t.parquet")
+    assert next(found).output == "b"
+    with pytest.raises(InputError, match=r"t\.parquet: row 2: `output` must be text, found null"):
+        next(found)
+    assert [one.output for one in read_dataset(tmp_path / "t.parquet", answered=False)] == ["b", ""]
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1" + bytes(100))
+    with pytest.raises(InputError, match=r"bad\.parquet: not Parquet that can be read"):
+        list(read_dataset(tmp_path / "bad.parquet"))
+    parquet.write_table(pyarrow.table({"instruction": [], "output": []}), tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="no rows"):
+        list(read_dataset(tmp_path / "none.parquet"))
+
+
+def test_a_folder_is_looked_through_for_every_ending(tmp_path: Path) -> None:
+    content = lines({"instruction": "x", "output": "y"})
+    for folder in (tmp_path / "flat", tmp_path / "hub" / "data"):
+        folder.mkdir(parents=True)
+        parquet.write_table(pyarrow.table({"instruction": ["p"], "output": ["q"]}), folder / "train-00000-of-2.parquet")
+        (folder / "train-00001-of-2.jsonl.gz").write_bytes(gzip.compress(content))
+        (folder / "train-readme.txt").write_text("not a row")
+    for folder in (tmp_path / "flat", tmp_path / "hub"):
+        assert [one.instruction for one in read_dataset(folder)] == ["p", "x"]
+
+
+@pytest.mark.parametrize(("ending", "library"), [(".zst", "zstandard"), (".parquet", "pyarrow")])
+def test_a_library_that_is_missing_is_named_with_its_extra(
+    ending: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"rows.jsonl{ending}"
+    if ending == ".zst":
+        path.write_bytes(zstandard.compress(b'{"instruction": "a"}'))
+    else:
+        parquet.write_table(pyarrow.table({"instruction": ["p"]}), path)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UsageError, match=f"takes the package {library}") as caught:
+        list(read_dataset(path))
+    assert "selfinstruct[data]" in caught.value.hint
+
+
+def test_a_large_packed_file_and_table_are_never_held_whole(tmp_path: Path) -> None:
+    content = lines({"instruction": "i" * 1000, "output": "o" * 1000}) * 20_000
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(content, 1))
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(content))
+    for name in ("a.jsonl.gz", "a.jsonl.zst"):
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in read_dataset(tmp_path / name)) == 20_000
+            assert tracemalloc.get_traced_memory()[1] < len(content) // 4
+        finally:
+            tracemalloc.stop()
+
+
+def test_what_is_no_json_in_a_table_is_written_as_its_nearest(tmp_path: Path) -> None:
+    row = {
+        "instruction": "a",
+        "output": "b",
+        "when": datetime(2026, 1, 2, 3, 4, 5),  # noqa: DTZ001 - as tables have them
+        "price": Decimal("1.50"),
+        "blob": b"\x00\xff",
+        "ratio": float("nan"),
+        "parts": [{"x": 0.5}],
+    }
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "t.parquet")
+    (found,) = read_stored(tmp_path / "t.parquet")
+    assert json.loads(stored_row(found.fields)) == {
+        "instruction": "a",
+        "output": "b",
+        "when": "2026-01-02T03:04:05",
+        "price": "1.50",
+        "blob": "AP8=",
+        "ratio": None,
+        "parts": [{"x": 0.5}],
+    }
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=5))
+def test_a_stored_row_is_one_line_and_itself(fields: dict[str, Any]) -> None:
+    line = stored_row(fields)
+    assert json.loads(line) == fields and list(json.loads(line)) == list(fields)
+    assert len(line.encode().decode().splitlines()) == 1
+
+
+def test_what_a_stored_row_says(tmp_path: Path) -> None:
+    system, question, answer, more = (
+        {"role": role, "content": text}
+        for role, text in (("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "q2"))
+    )
+    said = {
+        ("q", "", "a"): {"messages": [system, question, answer]},
+        ("q", "", "a\n\nq2"): {"messages": [question, answer, more]},
+        ("q", "", ""): {"prompt": "q"},
+        ("do", "1\n3", "2\n4"): {
+            "instruction": "do",
+            "instances": [{"input": a, "output": b} for a, b in ("12", "34")],
+        },
+        ("do", "q\n\na\n\ni", "o"): {"instruction": "do", "input": "i", "output": "o", "history": [["q", "a"]]},
+        ("do", "", "o"): {"instruction": "do", "output": "o", "prompt": "other"},
+    }
+    (tmp_path / "rows.jsonl").write_bytes(lines(*said.values()))
+    found = list(read_stored(tmp_path / "rows.jsonl"))
+    assert [one.texts for one in found] == list(said) and [one.fields for one in found] == list(said.values())
+    assert [one.where for one in found] == [f"{tmp_path / 'rows.jsonl'}:{n}" for n in range(1, 7)]
+    for wrong in ({"messages": []}, {"instruction": "a", "history": ["q"]}, {"instruction": "a", "history": [[1]]}):
+        (tmp_path / "wrong.jsonl").write_bytes(lines(wrong))
+        with pytest.raises(InputError, match=r"wrong\.jsonl:1"):
+            list(read_stored(tmp_path / "wrong.jsonl"))

@@ -8,6 +8,7 @@ import json
 import random
 import unicodedata
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from rapidfuzz.distance import LCSseq
 from rouge_score import rouge_scorer, scoring
 from rouge_score.tokenize import tokenize
 
-from selfinstruct.filters import novelty
+from selfinstruct.filters import arrays
 from selfinstruct.filters.novelty import Neighbour, Novelty, NoveltyIndex, rouge_l, tokens
 from selfinstruct.recipe import load
 from selfinstruct.records import Direction, Evolution, Record
@@ -67,6 +68,17 @@ class Restless(NoveltyIndex):
     """Orders its words by rarity after 2, 4, 8, … texts instead of after hundreds."""
 
     _order_first_at = 2
+    _compiled_from = 1 << 40
+
+
+class Turning(Restless):
+    """Moves into the compiled search after a few texts."""
+
+    _compiled_from = 3
+
+
+NUMBA = pytest.mark.skipif(not find_spec("numba"), reason="numba is not installed: pip install 'selfinstruct[fast]'")
+SEARCHES = pytest.mark.parametrize("search", [Restless, pytest.param(Turning, marks=NUMBA)])
 
 
 def by_hand(pool: dict[int, str], text: str) -> list[Neighbour]:
@@ -173,15 +185,15 @@ def test_a_pair_exceeds_the_threshold_exactly_from_the_least_lcs_on(m, n, thresh
     if m and n and data.draw(st.booleans()):
         threshold = scoring.fmeasure(common / n, common / m)  # at the tie itself
     f = scoring.fmeasure(common / n, common / m) if m and n else 0
-    least = int(novelty._least(m, np.array([n]), threshold)[0])
+    least = int(arrays.least(m, np.array([n]), threshold)[0])
     assert (common >= least) == (f > threshold)
 
 
 @given(st.integers(1, 300), st.floats(0, 1, exclude_max=True) | THRESHOLDS, st.integers(1, 700))
 def test_the_bounds_hold_for_every_pair_above_the_threshold(m, threshold, longest):
-    bounds = novelty._bounds(m, threshold, longest)
+    bounds = arrays._bound(m, threshold, longest)
     n = np.arange(max(m, longest) + 1)
-    least = novelty._least(m, n, threshold)
+    least = arrays.least(m, n, threshold)
     possible = least <= np.minimum(m, n)
     allowed = bounds.apart.take(n, mode="clip")
     assert (allowed[possible] == (m + n - 2 * least)[possible]).all()
@@ -192,10 +204,11 @@ def test_the_bounds_hold_for_every_pair_above_the_threshold(m, threshold, longes
 # the index
 
 
+@SEARCHES
 @settings(deadline=None)
 @given(FAMILIES, THRESHOLDS)
-def test_greedy_decisions_are_rouge_scores_and_name_the_nearest(texts, threshold):
-    index, pool = Restless(threshold), {}
+def test_greedy_decisions_are_rouge_scores_and_name_the_nearest(search, texts, threshold):
+    index, pool = search(threshold), {}
     for text in texts:
         neighbour = index.nearest(text)
         assert neighbour == nearest_by_hand(pool, text, threshold)
@@ -204,14 +217,15 @@ def test_greedy_decisions_are_rouge_scores_and_name_the_nearest(texts, threshold
     assert list(pool) == list(range(len(index)))
 
 
+@SEARCHES
 @settings(deadline=None)
 @given(TEXTS.flatmap(lambda text: st.tuples(st.just(text), st.lists(near(text), min_size=1, max_size=5))))
-def test_a_text_exactly_at_the_threshold_is_not_near_and_just_above_it_is(family):
+def test_a_text_exactly_at_the_threshold_is_not_near_and_just_above_it_is(search, family):
     text, relatives = family
     pool = dict(enumerate(relatives))
     highest = by_hand(pool, text)[0]
     for threshold in (highest.f, np.nextafter(highest.f, 0)):
-        index = Restless(float(threshold))
+        index = search(float(threshold))
         for relative in relatives:
             index.add(relative)
         assert index.nearest(text) == (highest if highest.f > threshold else None)
@@ -223,18 +237,19 @@ def test_no_text_above_the_threshold_is_lost_to_the_bounds(texts, threshold, tex
     index = Restless(threshold)
     for kept in texts:
         index.add(kept)
-    survivors = index._survivors(index._looked_up(text)).tolist()
+    survivors = index._texts.survivors(index._looked_up(text)).tolist()
     assert {i for i, kept in enumerate(texts) if rouge(kept, text) > threshold} <= set(survivors)
     assert survivors == sorted(set(survivors))
 
 
+@SEARCHES
 @settings(deadline=None)
 @given(FAMILIES, THRESHOLDS, TEXTS, st.sampled_from([1, 3, 512]))
-def test_answers_do_not_depend_on_when_the_index_was_put_in_order(texts, threshold, text, order_at):
-    class Other(NoveltyIndex):
+def test_answers_do_not_depend_on_when_the_index_was_put_in_order(search, texts, threshold, text, order_at):
+    class Other(search):
         _order_first_at = order_at
 
-    restless, other = Restless(threshold), Other(threshold)
+    restless, other = search(threshold), Other(threshold)
     for kept in texts:
         restless.add(kept)
         other.nearest(kept)
@@ -246,9 +261,11 @@ def test_answers_do_not_depend_on_when_the_index_was_put_in_order(texts, thresho
 class Pool(RuleBasedStateMachine):
     """An index beside a plain dict of texts that rouge-score compares one by one."""
 
+    search: type[NoveltyIndex] = Restless
+
     @initialize(threshold=THRESHOLDS)
     def begin(self, threshold):
-        self.index, self.threshold = Restless(threshold), threshold
+        self.index, self.threshold = self.search(threshold), threshold
         self.pool: dict[int, str] = {}
         self.given = 0
 
@@ -301,10 +318,17 @@ Pool.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadl
 TestPool = Pool.TestCase
 
 
+class TurningPool(Pool):
+    search = Turning
+
+
+TurningPool.TestCase.settings = Pool.TestCase.settings
+TestTurningPool = NUMBA(TurningPool.TestCase)
+
+
 def test_words_beyond_the_last_code_point_are_told_apart():
     index = NoveltyIndex()
-    index._rank.frombytes(bytes(4 * (0x110000 - 100)))  # as if so many words had come before
-    index._postings += [b""] * (0x110000 - 100)
+    index._next = 0x110000 - 100  # as if so many words had come before
     texts = [" ".join(f"w{i}" for i in range(start, start + 20)) for start in range(0, 300, 15)]
     for position, text in enumerate(texts):
         assert index.nearest(text) is None
@@ -312,7 +336,7 @@ def test_words_beyond_the_last_code_point_are_told_apart():
     for position, text in enumerate(texts):
         assert index.nearest(text) == Neighbour(position, 1.0)
         assert index.top(text, 20) == by_hand(dict(enumerate(texts)), text)
-    assert {type(codes) for codes in index._codes} == {str, tuple}
+    assert {type(codes) for codes in index._texts._codes} == {str, tuple}
 
 
 def test_words_whose_numbers_are_surrogates_are_told_apart():
@@ -325,10 +349,11 @@ def test_words_whose_numbers_are_surrogates_are_told_apart():
         assert [neighbour.f for neighbour in index.top(text, 2)] == [1.0, 0.0]
 
 
-def test_long_texts_are_judged_exactly_and_leave_no_tables_behind():
+@SEARCHES
+def test_long_texts_are_judged_exactly_and_leave_no_tables_behind(search):
     rng = random.Random(3)
     text = [f"w{rng.randrange(3000)}" for _ in range(10_000)]
-    index = Restless(0.7)
+    index = search(0.7)
     for i in range(5):
         index.add(" ".join(f"v{rng.randrange(50)}" for _ in range(20 * i)))
     index.add(" ".join(text))
@@ -336,12 +361,13 @@ def test_long_texts_are_judged_exactly_and_leave_no_tables_behind():
     assert index.nearest(nearer) == Neighbour(5, rouge_l(nearer, " ".join(text)))
     assert index.nearest(farther) is None
     assert 0.69 < index.top(farther, 1)[0].f <= 0.7
-    assert max(index._bounds, default=0) <= 256
+    assert max(index._texts._bounds._known, default=0) <= 256
 
 
+@SEARCHES
 @given(st.lists(TEXTS, max_size=8), st.sampled_from([1.0, 1.5, float("inf")]))
-def test_a_threshold_of_one_or_more_never_objects(texts, threshold):
-    index = NoveltyIndex(threshold)
+def test_a_threshold_of_one_or_more_never_objects(search, texts, threshold):
+    index = search(threshold)
     for text in texts:
         index.add(text)
         assert index.nearest(text) is None
@@ -354,9 +380,10 @@ def test_a_threshold_below_zero_or_not_a_number_is_refused(threshold):
         NoveltyIndex(threshold)
 
 
+@SEARCHES
 @given(st.floats(0, 1, exclude_max=True), WORDS.filter(bool))
-def test_below_one_a_text_is_always_near_itself(threshold, words):
-    index = NoveltyIndex(threshold)
+def test_below_one_a_text_is_always_near_itself(search, threshold, words):
+    index = search(threshold)
     index.add("something else")
     index.add(" ".join(words))
     assert index.nearest(" ".join(words)) == Neighbour(1, 1.0)
@@ -395,8 +422,8 @@ def test_few_texts_are_looked_up_and_far_fewer_measured():
     index = NoveltyIndex()
     for text in texts[:2000]:
         index.add(text)
-    posted = [len(places) // 4 for places in index._postings]
-    measured = [len(index._survivors(index._looked_up(text))) for text in texts[2000:]]
+    posted = [len(places) // 4 for places in index._texts._postings]
+    measured = [len(index._texts.survivors(index._looked_up(text))) for text in texts[2000:]]
     assert sum(posted) / 2000 < 10  # of 17 words
     assert sum(n * n for n in posted) / 2000 < 130  # what a text like these looks up
     assert sum(measured) / 200 < 1
@@ -409,7 +436,7 @@ def test_long_texts_are_measured_as_seldom_as_short_ones():
     index = NoveltyIndex()
     for text in texts[:1000]:
         index.add(text)
-    measured = [len(index._survivors(index._looked_up(text))) for text in texts[1000:]]
+    measured = [len(index._texts.survivors(index._looked_up(text))) for text in texts[1000:]]
     assert sum(measured) / 200 < 5  # 64 bits alone leave hundreds
 
 
@@ -426,8 +453,8 @@ def test_a_removed_text_leaves_its_place_behind_and_nothing_else():
             fresh.add(text)
     assert len(index) == len(fresh) == 300
     waiting = 300 + index._order_first_at + 1  # what is in, and what is posted still
-    assert sum(len(places) // 4 for places in index._postings) <= 15 * waiting
-    assert max(len(index._number), len(index._rank) // 2) <= 300 + waiting  # of 6,300 words
+    assert index._texts.posted() <= 15 * waiting
+    assert max(len(index._number), index._next // 2) <= 300 + waiting  # of 6,300 words
     for position, text in kept:
         relative = f"{text} and more"
         found, twin = index.nearest(relative), fresh.nearest(relative)

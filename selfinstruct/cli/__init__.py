@@ -42,6 +42,7 @@ def _root(
 
 def _register() -> None:
     from selfinstruct.cli import (
+        dedup,
         doctor,
         evolve,
         explain,
@@ -56,7 +57,21 @@ def _register() -> None:
         verify,
     )
 
-    for module in (generate, evolve, optimise, show, explain, replay, verify, status, export, doctor, seeds, prompts):
+    for module in (
+        generate,
+        evolve,
+        optimise,
+        show,
+        explain,
+        replay,
+        verify,
+        status,
+        export,
+        dedup,
+        doctor,
+        seeds,
+        prompts,
+    ):
         module.register(app)
 
 

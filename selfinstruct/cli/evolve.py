@@ -12,6 +12,7 @@ from selfinstruct.cli.generate import (
     AnswerModel,
     BaseUrl,
     Concurrency,
+    Decontaminate,
     DryRun,
     Fresh,
     Json,
@@ -84,6 +85,7 @@ def evolve(
         ),
     ] = None,
     without: Without = None,
+    decontaminate: Decontaminate = None,
     overrides: Overrides = None,
     vary: Vary = None,
     system: System = None,
@@ -133,6 +135,7 @@ def evolve(
         prompts=prompts,
         vary=vary_files(vary or ()),
         system=system,
+        decontaminate=decontaminate or (),
         options=options,
         fresh=fresh,
     )
@@ -140,7 +143,7 @@ def evolve(
         from selfinstruct.cli.plan import print_plan
 
         run.check()
-        print_plan(chosen, source, prompts, run.folder, as_json=json)
+        print_plan(run.recipe, source, prompts, run.folder, as_json=json)
         return
     drive(run, as_json=json, quiet=quiet)
 

@@ -60,6 +60,14 @@ Without = Annotated[
         "--without", metavar="RULE", help="A rule of the recipe to switch off. Repeatable.", rich_help_panel="Recipe"
     ),
 ]
+Decontaminate = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="A benchmark (JSONL, JSON or text) that no record may overlap. Repeatable.",
+        rich_help_panel="Recipe",
+    ),
+]
 Vary = Annotated[
     list[str] | None,
     typer.Option(
@@ -107,6 +115,7 @@ def generate(
     ] = "self-instruct",
     overrides: Overrides = None,
     without: Without = None,
+    decontaminate: Decontaminate = None,
     vary: Vary = None,
     system: System = None,
     seed: Seed = None,
@@ -144,6 +153,7 @@ def generate(
         prompts=prompts,
         vary=vary_files(vary or ()),
         system=system,
+        decontaminate=decontaminate or (),
         options=options,
         fresh=fresh,
     )
@@ -151,7 +161,7 @@ def generate(
         from selfinstruct.cli.plan import print_plan
 
         run.check()
-        print_plan(chosen, seeds, prompts, run.folder, as_json=json)
+        print_plan(run.recipe, seeds, prompts, run.folder, as_json=json)
         return
     drive(run, as_json=json, quiet=quiet)
 
@@ -164,6 +174,7 @@ def answer(
     model: Model = None,
     overrides: Overrides = None,
     without: Without = None,
+    decontaminate: Decontaminate = None,
     system: System = None,
     seed: Seed = None,
     prompts: PromptsDir = None,
@@ -187,12 +198,21 @@ def answer(
     values = {"seed": seed, "model": model, "style": style, "license": license}
     chosen = recipe_of("answer", overrides, values, without)
     options = Options(base_urls=tuple(base_url or ()), api_key_env=api_key_env, concurrency=concurrency)
-    run = Run(out, chosen, source=source, prompts=prompts, system=system, options=options, fresh=fresh)
+    run = Run(
+        out,
+        chosen,
+        source=source,
+        prompts=prompts,
+        system=system,
+        decontaminate=decontaminate or (),
+        options=options,
+        fresh=fresh,
+    )
     if dry_run:
         from selfinstruct.cli.plan import print_plan
 
         run.check()
-        print_plan(chosen, source, prompts, run.folder, as_json=json)
+        print_plan(run.recipe, source, prompts, run.folder, as_json=json)
         return
     drive(run, as_json=json, quiet=quiet)
 

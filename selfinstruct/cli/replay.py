@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from selfinstruct.cli.generate import Without
+from selfinstruct.cli.generate import Decontaminate, Without
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +21,7 @@ def replay(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A threshold or filter. Repeatable.")
     ] = None,
     without: Without = None,
+    decontaminate: Decontaminate = None,
     json: Annotated[bool, typer.Option("--json", metavar="", help="The figures as one JSON object.")] = False,
 ) -> None:
     """Re-judge a run's replies under other thresholds or filters. With no change it gives the same bytes."""
@@ -31,7 +32,7 @@ def replay(
     from selfinstruct.replaying import replay as again
 
     has_journal(run)
-    figures = again(run, overrides or (), out, without=without or ()).figures()
+    figures = again(run, overrides or (), out, without=without or (), decontaminate=decontaminate or ()).figures()
     if json:
         data({"folder": str(out), **figures})
         return
@@ -42,3 +43,20 @@ def replay(
     rejected = sum(figures["rejected"].values())
     say(f"{count} in {out}/data, {rejected} rejected; no model was asked")
     rejections(figures)
+    if (out / "contamination.json").is_file():
+        _overlaps(out)
+
+
+def _overlaps(folder: Path) -> None:
+    """What was found of each benchmark."""
+    from json import loads
+
+    from selfinstruct.cli.terminal import say
+
+    known = loads((folder / "contamination.json").read_text(encoding="utf-8"))
+    for one in known["eval_sets"]:
+        dropped, data = (one["overlapped"][place]["any"] for place in ("dropped", "data"))
+        say(
+            f"{one['eval_set']}: of {one['items']:,} items {dropped:,} overlap what was rejected as contaminated, "
+            f"{data:,} what is in data/"
+        )

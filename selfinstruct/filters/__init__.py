@@ -21,8 +21,8 @@ class Filter(Protocol):
     ``objection`` returns None, an Objection, or just the reason as text. A filter with memory also has
     ``learn(record)``, called in plan order for every seed and for every draft that passed all rules, and
     ``forget(record)`` if it can take one back: where a recipe evolves, a draft that fails later gives its place up. One
-    that only remarks has ``remarks(record)``: words that go into the lineage as flags. A rule that needs a model is an
-    ``Asking``.
+    that only remarks has ``remarks(record)``: words that go into the lineage as flags. One that needs more than the
+    recipe has ``prepare(setting)``. A rule that needs a model is an ``Asking``.
     """
 
     def objection(self, record: Record) -> Objection | str | None: ...
@@ -70,6 +70,13 @@ class Asking(Protocol):
     def read(self, record: Record, reply: Reply) -> Verdict: ...
 
 
+@runtime_checkable
+class Prepared(Protocol):
+    """A rule that needs more than the recipe: it is given the run's setting once, before it judges anything."""
+
+    def prepare(self, setting: Setting) -> None: ...
+
+
 Factory = Callable[["Recipe"], Filter | Asking]
 """What an entry point of the group ``selfinstruct.filters`` names."""
 
@@ -78,9 +85,14 @@ class Rules:
     """The filters of one moment (draft or answer), asked in the recipe's order: the first objection counts. ``asking``
     holds those that ask a model."""
 
-    def __init__(self, names: tuple[str, ...], recipe: Recipe, at: Literal["draft", "answer"]) -> None:
+    def __init__(
+        self, names: tuple[str, ...], recipe: Recipe, at: Literal["draft", "answer"], setting: Setting | None = None
+    ) -> None:
         self._at = at
         rules = [(name, open_filter(name, recipe)) for name in names if name not in recipe.filters.off]
+        for _, rule in rules:
+            if setting is not None and isinstance(rule, Prepared):
+                rule.prepare(setting)
         self.asking = [(name, rule) for name, rule in rules if isinstance(rule, Asking)]
         self._filters = [(name, rule) for name, rule in rules if not isinstance(rule, Asking)]
         self._learners = [rule for _, rule in rules if isinstance(rule, Learner)]
@@ -90,8 +102,10 @@ class Rules:
     def objection(self, record: Record) -> Objection | None:
         for name, rule in self._filters:
             found = rule.objection(record)
+            if isinstance(found, Objection):
+                return found if found.at == self._at else found.model_copy(update={"at": self._at})
             if found is not None:
-                return found if isinstance(found, Objection) else Objection(by=name, why=found, at=self._at)
+                return Objection(by=name, why=found, at=self._at)
         return None
 
     def learn(self, record: Record) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from selfinstruct.engines import Message, Reply, Request, Style
 from selfinstruct.errors import UsageError
@@ -18,6 +18,9 @@ from selfinstruct.plugins import find
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import Recipe
 from selfinstruct.records import Record
+
+if TYPE_CHECKING:
+    from selfinstruct.filters.contamination import Benchmarks
 
 
 class Unreadable(NamedTuple):
@@ -100,7 +103,7 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """What operators are made from."""
+    """What operators are made from, and rules that need more than the recipe."""
 
     recipe: Recipe
     prompts: Prompts
@@ -115,6 +118,8 @@ class Setting:
     judge_style: Style = "chat"
     replays: bool = False
     """Whether a stored run is gone over again: then parents are the stored plan's."""
+    benchmarks: Benchmarks | None = None
+    """What no record may overlap, if anything."""
 
     def prompt_name(self, stage: str, style: Style) -> str:
         """The prompt file for a stage: its variant for the style. For prefill the one for small models goes first where

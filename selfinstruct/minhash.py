@@ -1,0 +1,252 @@
+"""Near-duplicates among whole records: MinHash signatures, buckets by bands of them, and the true Jaccard similarity.
+
+Two texts are as near as the sets of their runs of five words are: what they share, over all that they have (Broder
+1997). datasketch draws 128 permutations, and the least value of a set under each is its signature; two sets of
+similarity s agree in one of them with probability s. Bands of a few permutations each are buckets: whoever shares one
+is a candidate, and candidates are compared set by set, so that no estimate decides anything.
+
+What grows with the data lies on disk: signatures and sets, then buckets, a band at a time. The tables of datasketch
+would hold 4 to 5 KB a record in memory.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfinstruct.filters.novelty import tokens
+
+WORDS = 5
+"""Words of a shingle."""
+PERMUTATIONS = 128
+MISSED = 1e-3
+"""Of the pairs that are exactly as similar as the threshold, the share that may have no bucket in common."""
+_BLOCK = 1024
+"""Signatures that are written at once."""
+_BITS = 512
+"""Of a parity map: each shingle turns one bit over."""
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
+Hashes = NDArray[np.uint64]
+
+
+class Banding(NamedTuple):
+    """How a signature is cut into bands."""
+
+    bands: int
+    rows: int
+    """Permutations of a band."""
+
+    def found(self, similarity: float) -> float:
+        """The probability that two sets of this similarity share a bucket."""
+        return float(1 - (1 - similarity**self.rows) ** self.bands)
+
+
+def banding(threshold: float) -> Banding:
+    """The widest bands, and so the fewest candidates, of which a pair exactly at the threshold is missed once in a
+    thousand at most. A more similar pair is missed more seldom."""
+    for rows in range(PERMUTATIONS, 1, -1):
+        cut = Banding(PERMUTATIONS // rows, rows)
+        if 1 - cut.found(threshold) <= MISSED:
+            return cut
+    return Banding(PERMUTATIONS, 1)
+
+
+def shingles(text: str) -> Hashes:
+    """The runs of five words of a text, in any script, as a sorted set of 64-bit hashes: the same everywhere and ever.
+    A shorter text is one run; a text without words has none."""
+    words = np.fromiter(map(_word, tokens(text, "unicode")), np.uint64)
+    width = min(WORDS, len(words))
+    if not width:
+        return words
+    runs = np.zeros(len(words) - width + 1, np.uint64)
+    for at in range(width):
+        runs = runs * _ODD + words[at : at + len(runs)]
+    return np.unique(runs)
+
+
+@lru_cache(1 << 17)
+def _word(word: str) -> int:
+    return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def jaccard(one: Hashes, other: Hashes) -> float:
+    """What two sets share, over all that they have; 0 where both are empty."""
+    common = np.intersect1d(one, other, assume_unique=True).size
+    return common / max(one.size + other.size - common, 1)
+
+
+class Signatures:
+    """The texts of a dataset as sets and signatures, in files of a folder: 512 bytes and 8 a shingle for each on disk,
+    72 in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._sets = (folder / "shingles").open("w+b")
+        self._signatures = (folder / "signatures").open("w+b")
+        self._ends = array("Q", [0])
+        self._parities = bytearray()
+        self._waiting: list[Hashes] = []
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def add(self, text: str) -> int:
+        """Take a text in, and return its position: 0, 1, 2, …"""
+        found = shingles(text)
+        self._sets.write(found.data)
+        self._ends.append(self._ends[-1] + found.size)
+        turned = np.bincount((found >> np.uint64(55)).astype(np.intp), minlength=_BITS) & 1
+        self._parities += np.packbits(turned.astype(np.uint8)).tobytes()
+        self._waiting.append(found)
+        if len(self._waiting) == _BLOCK:
+            self._sign()
+        return len(self) - 1
+
+    def finish(self) -> None:
+        """No more will be added."""
+        self._sign()
+        self._sets.flush()
+        self._signatures.flush()
+
+    def close(self) -> None:
+        self._sets.close()
+        self._signatures.close()
+
+    def sizes(self) -> NDArray[np.int64]:
+        """How many shingles each text has."""
+        return np.diff(np.frombuffer(self._ends, np.uint64)).astype(np.int64)
+
+    def parities(self) -> Hashes:
+        """A row of 512 bits for each text: in how many they differ is at the most what is in one of two sets only."""
+        return np.frombuffer(self._parities, np.uint64).reshape(-1, _BITS // 64)
+
+    def shingles(self, position: int) -> Hashes:
+        start, end = self._ends[position], self._ends[position + 1]
+        self._sets.seek(8 * start)
+        return np.frombuffer(self._sets.read(8 * (end - start)), np.uint64)
+
+    def keys(self, band: int, rows: int) -> Hashes:
+        """The bucket of every text in a band of so many permutations."""
+        found = np.zeros(len(self), np.uint64)
+        for start in range(0, len(self), _BLOCK):
+            count = min(_BLOCK, len(self) - start)
+            self._signatures.seek(4 * (start * PERMUTATIONS + band * rows * count))
+            values = np.frombuffer(self._signatures.read(4 * rows * count), np.uint32).reshape(rows, count)
+            for row in values:
+                found[start : start + count] = found[start : start + count] * _ODD + (row + np.uint64(1))
+        return found
+
+    def _sign(self) -> None:
+        if self._waiting:
+            self._signatures.write(np.ascontiguousarray(signatures(self._waiting).T).data)
+            self._waiting = []
+
+
+def signatures(sets: Sequence[Hashes]) -> NDArray[np.uint32]:
+    """The MinHash signatures of sets, a row for each, as datasketch computes them."""
+    from datasketch import MinHash  # type: ignore[import-untyped]
+
+    halves = ((found >> np.uint64(32)).tolist() for found in sets)  # 32 bits are what this scheme permutes
+    made = MinHash.generator(halves, num_perm=PERMUTATIONS, scheme="affine32", hashfunc=int)
+    return np.array([one.hashvalues for one in made], np.uint32).reshape(-1, PERMUTATIONS)
+
+
+class Near(NamedTuple):
+    """A kept text, by its place in the order, and its similarity with the text asked about."""
+
+    place: int
+    jaccard: float
+
+
+class Kept:
+    """Which of the texts kept so far comes near to the next one. Texts are asked about by their place in ``order``, an
+    array of positions; whoever asks decides what is kept.
+
+    Memory: some 100 bytes a text and 16 a bucket of two or more; the buckets' members lie in files of the folder.
+    """
+
+    def __init__(self, texts: Signatures, order: NDArray[np.int64], threshold: float, folder: Path) -> None:
+        self._texts, self._order, self.threshold = texts, order, threshold
+        self.banding = banding(threshold)
+        self._sizes, self._parities = texts.sizes(), texts.parities()
+        self._seen = np.zeros(len(order), bool)
+        self._folder = folder
+        self.shares = np.zeros(len(order), bool)
+        """By place: whether the text shares a bucket with any other. The others are near nothing."""
+
+    def build(self) -> Iterator[int]:
+        """Find the buckets, a band at a time; yields how many are done."""
+        count, bands = len(self._order), self.banding.bands
+        # Sparse: what shares no bucket takes no room on disk.
+        self._buckets = np.memmap(self._folder / "buckets", np.int32, "w+", shape=(max(count, 1), bands))
+        worded = np.flatnonzero(self._sizes[self._order])
+        many: list[NDArray[np.int64]] = []
+        total = 0
+        for band in range(bands):
+            keys = self._texts.keys(band, self.banding.rows)[self._order[worded]]
+            by_key = np.argsort(keys, kind="stable")
+            keys = keys[by_key]
+            first = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1]))) if keys.size else worded
+            sizes = np.diff(np.append(first, keys.size))
+            shared = sizes > 1
+            members = worded[by_key[np.repeat(shared, sizes)]]
+            sizes = sizes[shared]
+            self._buckets[members, band] = np.repeat(np.arange(total, total + sizes.size), sizes) + 1  # 0: none
+            self.shares[members] = True
+            many.append(sizes)
+            total += sizes.size
+            yield band + 1
+        ends = np.cumsum(np.concatenate(([0], *many)))
+        self._free = ends[:-1].copy()
+        """By bucket: where its next member goes."""
+        self._start = ends[:-1]
+        self._members = np.memmap(self._folder / "members", np.int32, "w+", shape=(max(int(ends[-1]), 1),))
+
+    def nearest(self, place: int) -> Near | None:
+        """The kept text that is most similar, the earliest in the order of equals, if it is so by the threshold."""
+        numbers = self._numbers(place)
+        parts = [self._members[start:end] for start, end in zip(self._start[numbers], self._free[numbers], strict=True)]
+        found = self._once(np.concatenate(parts)) if parts else np.empty(0, np.intp)
+        if not found.size:
+            return None
+        position = int(self._order[place])
+        sizes = self._sizes[self._order[found]]
+        # What is in one of the two only is a part of both together that the threshold bounds.
+        apart = np.bitwise_count(self._parities[self._order[found]] ^ self._parities[position]).sum(1, np.int64)
+        possible = apart <= (sizes + self._sizes[position]) * (1 - self.threshold) / (1 + self.threshold) + 1e-6
+        found, sizes = found[possible], sizes[possible]
+        if not found.size:
+            return None
+        own = self._texts.shingles(position)
+        sets = np.concatenate([self._texts.shingles(position) for position in self._order[found].tolist()])
+        there = own[np.minimum(np.searchsorted(own, sets), own.size - 1)] == sets
+        common = np.add.reduceat(there, np.cumsum(sizes) - sizes, dtype=np.int64)
+        scores = common / (sizes + own.size - common)
+        best = int(scores.argmax())  # the first of equals
+        return Near(int(found[best]), float(scores[best])) if scores[best] >= self.threshold else None
+
+    def keep(self, place: int) -> None:
+        """The text stays: later ones are compared with it."""
+        numbers = self._numbers(place)
+        self._members[self._free[numbers]] = place
+        self._free[numbers] += 1
+
+    def _once(self, places: NDArray[np.int32]) -> NDArray[np.intp]:
+        """Each place once, in order. Rows of one template share many buckets, and sorting them all would take long."""
+        if places.size < len(self._seen) // 20:
+            return np.unique(places).astype(np.intp)
+        self._seen[places] = True
+        found = np.flatnonzero(self._seen)
+        self._seen[found] = False
+        return found
+
+    def _numbers(self, place: int) -> NDArray[np.int32]:
+        row = np.asarray(self._buckets[place])
+        return row[row > 0] - 1
