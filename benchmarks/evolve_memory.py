@@ -42,7 +42,7 @@ def resident() -> float:
 
 def peak() -> float:
     """MB that this process has had at the most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def main() -> None:

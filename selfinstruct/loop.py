@@ -92,6 +92,16 @@ class Asker(Protocol):
         ...
 
 
+class Known(Protocol):
+    """What the rules said in an earlier call of the run."""
+
+    def known(self, step: int) -> bool: ...
+
+    def of(self, step: int, name: str) -> Objection | None: ...
+
+    def forget(self, step: int) -> None: ...
+
+
 class Sink(Protocol):
     """Where everything that was read goes, in plan order."""
 
@@ -201,7 +211,8 @@ class Counts:
 
 class Loop:
     """One run of the loop over a recipe. ``width`` is how many requests keep the engine busy; it decides how far work
-    is started ahead, never what is kept. ``endless``: go on to the end of the plan, whatever the target."""
+    is started ahead, never what is kept. ``endless``: go on to the end of the plan, whatever the target. What
+    ``verdicts`` knows is not judged again."""
 
     def __init__(
         self,
@@ -215,6 +226,7 @@ class Loop:
         vary: Mapping[str, Sequence[str]] | None = None,
         width: int = 8,
         endless: bool = False,
+        verdicts: Known | None = None,
     ) -> None:
         self.counts = Counts()
         self._recipe = recipe
@@ -224,6 +236,7 @@ class Loop:
         self._waiters: defaultdict[int, list[asyncio.Future[None]]] = defaultdict(list)  # for so many steps settled
         self._vary = dict(vary or {})
         self._width = width
+        self._verdicts = verdicts
         self._target: float = math.inf if endless else recipe.num
         self._at_draft = Rules(recipe.filters.draft, recipe, "draft", setting)
         self._at_answer = Rules(recipe.filters.answer, recipe, "answer", setting)
@@ -410,7 +423,7 @@ class Loop:
             return Item(read, step.blank, Objection(by=read.by, why=read.why, at="draft"), None)
         record = read.record if isinstance(read, Untouched) else read
         record = record if record.task else record.model_copy(update={"task": record.id})
-        objection = None if isinstance(read, Untouched) else self._at_draft.objection(record)
+        objection = None if isinstance(read, Untouched) else self._objection(step, at, record)
         if self._asker.replays and self._settler is None:
             self._by_task.setdefault(record.task, record)
         if objection is not None:
@@ -423,6 +436,13 @@ class Loop:
         answer.add_done_callback(self._answered)
         self._unkept += 1
         return Item(read, record, None, answer)
+
+    def _objection(self, step: Step, at: int, draft: Record) -> Objection | None:
+        if self._verdicts is None or not self._verdicts.known(step.number):
+            return self._at_draft.objection(draft)
+        found = self._verdicts.of(step.number, str(Place(self._drafter.stage, step.number, at)))
+        asking = {name for name, _ in self._at_draft.asking}  # they will find it in the journal
+        return None if found is not None and found.by in asking else found
 
     # Answering.
 
@@ -515,6 +535,8 @@ class Loop:
                 except Unanswered:
                     return False
             self._decided.popleft()
+            if self._verdicts is not None:
+                self._verdicts.forget(step.number)
             self._settle(step, items, kept)
             self._wake.set()
             barren = 0 if kept else barren + 1 if items or self._settler is None else barren
@@ -551,9 +573,12 @@ class Loop:
                 )
                 continue
             record = read.record if isinstance(read, Untouched) else read
-            found = (
-                None if isinstance(item.read, Untouched) else self._at_answer.objection(record) or self._twin(record)
-            )
+            if isinstance(item.read, Untouched):
+                found = None
+            elif self._verdicts is not None and self._verdicts.known(step.number):
+                found = self._verdicts.of(step.number, name)
+            else:
+                found = self._at_answer.objection(record) or self._twin(record)
             if found is not None:
                 self._reject(sink, Rejected(name, found, record, "", step.steer, asked, answered.scores))
                 continue

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +35,7 @@ from selfinstruct.records import Record
 from selfinstruct.schedule import cancelled
 from selfinstruct.shards import TOLD, Shards, checksums, read_kept, read_lines
 from selfinstruct.state import Ledger, Progress, State
+from selfinstruct.verdicts import Verdicts
 
 TICK = 0.2
 """Seconds between two looks at how far the run is."""
@@ -268,7 +269,9 @@ class Run:
             try:
                 engines = self._open(opened)
                 recipe = self._settled(before, engines)
-                await self._go(lock, journal, recipe, inputs, engines)
+                decided = state.read(self.folder).get("decided") or {}
+                with closing(Verdicts(self.folder / "rejected.jsonl", decided)) as verdicts:
+                    await self._go(lock, journal, recipe, inputs, engines, verdicts)
             finally:
                 for one in opened:
                     await one.close()
@@ -366,7 +369,9 @@ class Run:
         setting = self._setting(recipe, system)
         return open_operator(recipe.draft.operator, setting), open_operator(recipe.answer.operator, setting)
 
-    async def _go(self, lock: Lock, journal: Journal, recipe: Recipe, inputs: Inputs, engines: Engines) -> None:
+    async def _go(
+        self, lock: Lock, journal: Journal, recipe: Recipe, inputs: Inputs, engines: Engines, verdicts: Verdicts
+    ) -> None:
         if self._sources.digests() != self._digests:  # engines may take minutes to open
             raise InputError(
                 "an input changed while the run began", hint="give the same command again when it is whole"
@@ -388,6 +393,7 @@ class Run:
             vary=inputs.vary,
             width=max(one.concurrency for one in used),
             endless=endless,
+            verdicts=verdicts,
         )
         self._keep_inputs(journal, recipe)
         digests = {name: self._prompts[name].digest for name in self._prompt_names(recipe)}
@@ -400,14 +406,14 @@ class Run:
         drained: asyncio.Future[None] | None = None
         under_way: list[asyncio.Future[Any]] = [task]
         try:
-            ledger.write("running")
+            ledger.write("running", shards.decided())
             saved = time.monotonic()
             while not task.done():
                 await asyncio.wait({task}, timeout=TICK)
                 shards.flush()
                 if time.monotonic() - saved > SAVE:
                     lock.beat()
-                    ledger.write("running")
+                    ledger.write("running", shards.decided())
                     saved = time.monotonic()
                 self._out.put(ledger.look("running", loop.waiting))
                 if self._asked_to == "drain" and drained is None:
@@ -423,13 +429,14 @@ class Run:
                 try:
                     shards.close()
                 finally:
-                    ledger.write("stopped", error.message if isinstance(error, SelfInstructError) else repr(error))
+                    told = error.message if isinstance(error, SelfInstructError) else repr(error)
+                    ledger.write("stopped", shards.decided(), told)
             raise
         await cancelled(under_way)
         if final == "complete":
             shards.draw_sample()
         shards.close()
-        ledger.write(final)
+        ledger.write(final, shards.decided())
         self._out.put(ledger.look(final))
 
     def _refuse_unread_steering(self, recipe: Recipe, drafter: Drafter) -> None:

@@ -132,6 +132,10 @@ class Shards:
         finally:
             self._let_go()
 
+    def decided(self) -> dict[str, Any]:
+        """How much of the rejects is on disk and what this run would write: their bytes, and the SHA-256 of these."""
+        return self._rejects.vouched()
+
     def draw_sample(self) -> None:
         """Write the training subset of a finished run: so many of its rows, each with the same probability.
 
@@ -230,7 +234,8 @@ class _Lines:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._new: list[str] = []
-        self._end = self._left = 0
+        self._end = self._left = self._sure = 0
+        self._sum = hashlib.sha256()
         with writing(path):
             path.open("ab").close()
             self._there = path.open("rb")
@@ -255,6 +260,7 @@ class _Lines:
         if there != f"{line}\n".encode():
             raise _edited(self._path)
         self._left -= 1
+        self._vouch(there)
 
     def flush(self) -> None:
         if not self._new:
@@ -268,10 +274,18 @@ class _Lines:
                 self._cut()  # a full disk may have taken a part
                 raise
         self._end += len(content)
+        self._vouch(content)
         self._new = []
 
     def close(self) -> None:
         self._there.close()
+
+    def vouched(self) -> dict[str, Any]:
+        return {"bytes": self._sure, "sha256": self._sum.copy().hexdigest()}
+
+    def _vouch(self, content: bytes) -> None:
+        self._sure += len(content)
+        self._sum.update(content)
 
     def _cut(self) -> None:
         if self._path.stat().st_size > self._end:

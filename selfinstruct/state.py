@@ -95,8 +95,8 @@ class Ledger:
             per_second=self._rate(),
         )
 
-    def write(self, state: State, error: str = "") -> None:
-        """Raises StorageError where the disk refuses."""
+    def write(self, state: State, decided: Mapping[str, Any], error: str = "") -> None:
+        """``decided``: how far the rejects can be trusted. Raises StorageError where the disk refuses."""
         counts, live, before = self._counts, self._live, self._before
         replies = before.replies + live.arrived
         sums = checksums(self._folder) if state != "running" else {}
@@ -120,6 +120,7 @@ class Ledger:
             "earlier engines": self._earlier,
             "versions": _versions(),
             "sha256": sums,
+            "decided": dict(decided),
         }
         write(self._folder, content)
 
@@ -191,6 +192,11 @@ class _Usage(BaseModel, strict=True):
     completion: int = 0
 
 
+class _Decided(BaseModel, strict=True):
+    bytes: int
+    sha256: str
+
+
 class _Told(BaseModel, strict=True):
     """The shape of what others read in a run.json."""
 
@@ -207,6 +213,7 @@ class _Told(BaseModel, strict=True):
     kept_per_second: float = 0.0
     replay_of: str = Field("", alias="replay of")
     sha256: dict[str, str] = {}
+    decided: _Decided | None = None
 
 
 def complete(known: Mapping[str, Any]) -> Progress:

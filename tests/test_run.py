@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runfolders import (
+    EVOLVING,
     KINDS,
     SEEDS,
     WRITING,
@@ -38,10 +40,12 @@ from runfolders import (
 import selfinstruct.run
 from selfinstruct.engines import Options, Reply, Request
 from selfinstruct.errors import EngineError, ExhaustedError, InputError, StorageError, UsageError
+from selfinstruct.filters import Rules
 from selfinstruct.formats import read_seeds
 from selfinstruct.journal import Journal, request_key
 from selfinstruct.lineage import lineage
 from selfinstruct.recipe import Recipe
+from selfinstruct.records import Objection, Record
 from selfinstruct.replaying import verify
 from selfinstruct.resources import PROMPTS
 from selfinstruct.run import Run
@@ -435,6 +439,42 @@ def test_malformed_seeds_can_be_corrected(tmp_path: Path, whole: Whole) -> None:
     seeds.write_bytes(SEEDS.read_bytes())
     finish(tmp_path / "run", plan(num=5), seeds=seeds)
     assert found(tmp_path / "run") == whole(plan(num=5))
+
+
+@pytest.mark.parametrize("kind", [*WRITING, *(kind for kind in EVOLVING if kind[1] == "strict")], ids="-".join)
+def test_what_was_decided_is_not_judged_again(
+    kind: tuple[str, str], tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Record] = []
+    judge = Rules.objection
+
+    def objection(rules: Rules, record: Record) -> Objection | None:
+        judged.append(record)
+        return judge(rules, record)
+
+    longer, folder, twin = plan(kind, num=70), tmp_path / "run", tmp_path / "twin"
+    shorter = plan(kind, num=40)
+    if kind in EVOLVING:
+        shorter = shorter.model_copy(update={"evolve": shorter.evolve.model_copy(update={"rounds": 1})})
+    expected = whole(longer)
+    finish(folder, shorter)
+    content = (folder / "rejected.jsonl").read_bytes()
+    assert told(folder)["decided"] == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    there = list(steps(folder))
+    last = max(step for step, _, line in there if "by" in line)  # what came before its step is known
+    known = {line["task"] for step, _, line in there if step < last} - {""}
+    shutil.copytree(folder, twin)
+    monkeypatch.setattr(Rules, "objection", objection)
+    finish(folder, longer)
+    assert found(folder) == expected
+    afterwards = {line["task"] for step, _, line in steps(folder) if step >= last}
+    assert known - afterwards
+    assert {record.task for record in judged} & (known - afterwards) == set()
+    once = len(judged)
+    (twin / "run.json").unlink()  # nothing vouches for them now
+    finish(twin, longer)
+    assert found(twin) == expected
+    assert len(judged) - once > once > 0
 
 
 def test_an_edited_file_is_noticed_on_resuming(tmp_path: Path) -> None:
