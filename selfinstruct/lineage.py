@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from selfinstruct import state
 from selfinstruct.errors import InputError, UsageError
+from selfinstruct.filters.novelty import NoveltyIndex, compared
 from selfinstruct.journal import Journal, Place
 from selfinstruct.loop import Kept, Rejected
 from selfinstruct.records import Evolution, Record
@@ -20,15 +21,15 @@ _Task = tuple[str, int | None]
 """A task and the lineage in which it is looked for, as two may come to the same; None: anywhere."""
 
 
-def lineage(folder: Path, name: str, *, with_prompts: bool = False) -> dict[str, Any] | None:
+def lineage(folder: Path, name: str, *, with_prompts: bool = False, nearest: int = 0) -> dict[str, Any] | None:
     """What a run folder knows of a record (by its id, its task or its place) or a reject (by its name or task).
 
-    ``with_prompts`` renders every prompt again as the model read it, by going over the stored run. None where nothing
-    has that name.
+    ``with_prompts`` renders every prompt again as the model read it, by going over the stored run; ``nearest`` measures
+    ROUGE-L F with everything that was there before it, and lists so many. None where nothing has that name.
     """
     found = next((_story(record, line) for record, line in _lines(folder) if name in _names(line)), None)
     if found is None and ":" in name and "." not in name:  # a step; most have one draft
-        return lineage(folder, f"{name}.0", with_prompts=with_prompts)
+        return lineage(folder, f"{name}.0", with_prompts=with_prompts, nearest=nearest)
     if found is None:
         return None
     # A replay has no journal of its own: it re-judged another folder's replies.
@@ -47,6 +48,8 @@ def lineage(folder: Path, name: str, *, with_prompts: bool = False) -> dict[str,
             found["asked"] = [_exchange(story.journal, asked) for asked in found["asked"]]
             if with_prompts:
                 _add_prompts(story, found)
+        if nearest:
+            found["nearest"] = _nearest(folder, found, story, nearest)
     finally:
         if story:
             story.close()
@@ -140,6 +143,42 @@ def _add_prompts(story: Story, found: dict[str, Any]) -> None:
     story.tell(story.recipe, catch)
     for asked in found["asked"]:
         asked["read"] = catch.read.get(asked["place"], "")
+
+
+def _nearest(folder: Path, found: Mapping[str, Any], story: Story | None, count: int) -> dict[str, Any]:
+    """The tasks nearest to one by ROUGE-L, and its mean F with all: seeds, and drafts that were let in before it
+    (``most_similar`` and ``avg_similarity_score`` of Self-Instruct's release)."""
+    if story is None:
+        raise UsageError(f"{folder}: no journal here, and with it no seeds", hint="the run's own folder has them")
+    recipe = story.recipe
+    index = NoveltyIndex(recipe.novelty.threshold, recipe.novelty.tokenizer)
+    told: list[tuple[str, str]] = []
+    own, there = _order(found["place"]), set[tuple[str, int | None]]()
+    for seed in story.seeds:
+        if (seed.task, None) not in there:
+            there.add((seed.task, None))
+            told.append((seed.task, seed.instruction))
+            index.add(compared(seed, recipe))
+    for record, line in _lines(folder):
+        draft = _names(line)[0] if "id" in line or line["at"] == "draft" else _draft(line)
+        key = (record.task, _lineage(line))
+        if (line.get("at") == "draft") or not draft or _order(draft) >= own or key in there:
+            continue
+        there.add(key)
+        told.append((draft, record.instruction))
+        index.add(compared(record, recipe))
+    text = compared(Record(**{key: found["record"][key] for key in ("instruction", "input")}), recipe)
+    near = [
+        {"name": told[one.position][0], "f": one.f, "instruction": told[one.position][1]}
+        for one in index.top(text, count)
+    ]
+    return {"of": len(told), "mean": index.mean(text), "nearest": near}
+
+
+def _order(name: str) -> tuple[int, int]:
+    """Step and item of a name: what comes before what."""
+    step, _, item = name.rpartition(":")[2].partition(".")
+    return int(step), int(item.partition(".")[0] or 0)
 
 
 class _Catch:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rouge_score import rouge_scorer
 from runfolders import ROOT, SCRIPTS, SEEDS, found, lines, told
 
 from selfinstruct import __version__
@@ -282,6 +283,31 @@ def test_explain_finds_every_name_that_show_prints(call: Call, made: Path) -> No
         told_to_people = call("explain", made, name, "--prompt").out
         assert all(parent["instruction"] in told_to_people for parent in story["parents"])
     refused(call("explain", made, "nonesuch"), 2, "nonesuch", str(made))
+
+
+def test_explain_lists_the_nearest_before_it_as_rouge_score_finds_them(call: Call, made: Path) -> None:
+    scorer = rouge_scorer.RougeScorer(["rougeL"])
+    kept, reject = (
+        lines(made / "lineage.jsonl")[11],
+        next(line for line in lines(made / "rejected.jsonl") if line["by"] == "novelty"),
+    )
+    seeds = {seed["id"]: seed["instruction"] for seed in lines(SEEDS)}
+    for name in (kept["id"], reject["name"]):
+        story = json.loads(call("explain", made, name, "--nearest", 10, "--json").out)
+        found, text = story["nearest"], story["record"]["instruction"]
+        assert found["of"] > len(seeds)
+        scores = [one["f"] for one in found["nearest"]]
+        assert scores == sorted(scores, reverse=True)
+        assert scores == [scorer.score(one["instruction"], text)["rougeL"].fmeasure for one in found["nearest"]]
+        assert scores[9] >= max(
+            scorer.score(text, seed)["rougeL"].fmeasure
+            for name, seed in seeds.items()
+            if name not in {one["name"] for one in found["nearest"]}
+        )
+    assert scores[0] == reject["score"]
+    assert found["nearest"][0]["name"] == story["verdict"]["neighbour"] or story["verdict"]["neighbour"] not in seeds
+    told = call("explain", made, kept["id"], "--nearest", 2).out
+    assert "nearest of the " in told
 
 
 # An evolution

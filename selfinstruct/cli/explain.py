@@ -20,6 +20,10 @@ def explain(
     prompt: Annotated[
         bool, typer.Option("--prompt", metavar="", help="Also every prompt, exactly as the model read it.")
     ] = False,
+    nearest: Annotated[
+        int | None,
+        typer.Option(metavar="K", min=1, help="Also the K nearest before it by ROUGE-L, and the mean F with all."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON object.")] = False,
 ) -> None:
     """Where a record came from, or why a draft was not kept: parents, requests, replies, rules."""
@@ -28,7 +32,7 @@ def explain(
     from selfinstruct.lineage import lineage
 
     is_run(run)
-    told = lineage(run, name, with_prompts=prompt)
+    told = lineage(run, name, with_prompts=prompt, nearest=nearest or 0)
     if told is None:
         raise nameless(run, name)
     if json:
@@ -54,6 +58,11 @@ def _print(told: dict[str, Any]) -> None:
         if told["text"]:
             say("as it came:", style="dim")
             say(told["text"], indent=4)
+    if "nearest" in told:
+        near = told["nearest"]
+        say(f"nearest of the {near['of']:,} that were there before it, by ROUGE-L F; {near['mean']:.3f} is the mean:")
+        for one in near["nearest"]:
+            say(f"{one['f']:.3f}  {one['name']:<16}  {one['instruction']}", indent=2)
     for slot, line in told["vary"].items():
         say(f"{slot}: {line}")
     if told["evolution"]:

@@ -39,6 +39,7 @@ class Novelty:
     """
 
     def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
         self._index = NoveltyIndex(recipe.novelty.threshold, recipe.novelty.tokenizer)
         self._with_input = recipe.novelty.key == "instruction+input"
         self._tasks: list[str] = []
@@ -47,14 +48,11 @@ class Novelty:
         self._positions: dict[int | None, array[int]] = {}
         """By lineage, in the order of learning; None: of what is in none."""
 
-    def _text(self, record: Record) -> str:
-        return f"{record.instruction}\n{record.input}" if self._with_input else record.instruction
-
     def objection(self, record: Record) -> Objection | None:
         if keeps_instruction(record):
             return None
         own = self._positions.get(record.evolution.lineage, ()) if record.evolution is not None else ()
-        near = self._index.nearest(self._text(record), exclude=own)
+        near = self._index.nearest(compared(record, self._recipe), exclude=own)
         if near is None:
             return None
         task = self._tasks[near.position]
@@ -67,7 +65,7 @@ class Novelty:
             if record.task in self._seeds:  # another instance of a seed whose instruction is in already
                 return
             self._seeds.add(record.task)
-        self._positions.setdefault(_lineage(record), array("i")).append(self._index.add(self._text(record)))
+        self._positions.setdefault(_lineage(record), array("i")).append(self._index.add(compared(record, self._recipe)))
         self._tasks.append(record.task)
 
     def forget(self, record: Record) -> None:
@@ -79,6 +77,11 @@ class Novelty:
         self._index.remove(position)
         self._tasks[position] = ""
         own.remove(position)
+
+
+def compared(record: Record, recipe: Recipe) -> str:
+    """What of a record is compared."""
+    return f"{record.instruction}\n{record.input}" if recipe.novelty.key == "instruction+input" else record.instruction
 
 
 def _lineage(record: Record) -> int | None:
