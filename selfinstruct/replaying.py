@@ -25,7 +25,7 @@ from selfinstruct.inputs import BENCHMARK, Sources, digest_of, lines
 from selfinstruct.journal import Journal
 from selfinstruct.lock import owner
 from selfinstruct.loop import Counts, Kept, Loop, Rejected, Sink
-from selfinstruct.operators import Answerer, Drafter, Setting, open_operator
+from selfinstruct.operators import Answerer, Drafter, Setting, answered, open_operator
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import RULE, Decontaminate, Recipe, decontaminated, differences, with_values
 from selfinstruct.records import Record
@@ -75,7 +75,7 @@ class Story:
         assert recipe.style != "auto"
         assert recipe.answer_style != "auto"
         assert recipe.judge_style != "auto"
-        self.rows = sum(1 for _ in read_dataset(self._source)) if self._source else 0
+        self.rows = sum(1 for _ in read_dataset(self._source, answered=answered(recipe))) if self._source else 0
         self._setting = Setting(
             recipe,
             self._prompts,

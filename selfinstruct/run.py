@@ -28,7 +28,16 @@ from selfinstruct.inputs import Inputs, Sources
 from selfinstruct.journal import Journal
 from selfinstruct.lock import Lock, at_work, owner
 from selfinstruct.loop import Loop
-from selfinstruct.operators import Answerer, Drafter, Setting, Settler, check_operators, open_operator, operator_factory
+from selfinstruct.operators import (
+    Answerer,
+    Drafter,
+    Setting,
+    Settler,
+    answered,
+    check_operators,
+    open_operator,
+    operator_factory,
+)
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import Recipe, decontaminated, differences, dump, parse
 from selfinstruct.records import Record
@@ -192,8 +201,7 @@ class Run:
                 f"{source} is being written by process {held['pid']} on {held['host']}",
                 hint="wait until that run has ended: a dataset that grows cannot be gone over again",
             )
-        unanswered = getattr(operator_factory(recipe.draft.operator), "takes_unanswered", False)
-        inputs = self._sources.read(answered=not unanswered)
+        inputs = self._sources.read(answered=answered(recipe))
         self._digests = self._sources.digests()
         self._rows = inputs.rows
         _warn_of_blind_novelty(recipe, inputs)
@@ -211,7 +219,7 @@ class Run:
         source = self._sources.dataset
         if source is None:
             given, what = ((f"task {seed.task}", seed) for seed in inputs.seeds), f"{self._sources.seeds}"
-        elif getattr(operator_factory(self.recipe.draft.operator), "takes_unanswered", False):
+        elif not answered(self.recipe):
             return  # its rows are drafts, and go by the rule
         else:
             rows = enumerate(read_dataset(source), 1)

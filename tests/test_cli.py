@@ -440,6 +440,7 @@ def test_explain_says_how_a_record_evolved(call: Call, evolved: Path) -> None:
     assert all(f"remarked: {remark}\n" in told_to_people for remark in line["remarks"])
     assert "row 3 of" in call("explain", "run", origins[3]["place"]).out
     assert "row 3 of" in call("explain", "run", origins[3]["place"].removesuffix(".0")).out
+    assert call("show", "run", "--tree", origins[3]["place"].removesuffix(".0")).code == 0
 
 
 def test_what_only_an_evolution_has_is_refused_elsewhere(call: Call, made: Path, evolved: Path) -> None:
@@ -1145,6 +1146,9 @@ def test_answer_takes_questions_alone(call: Call, tmp_path: Path) -> None:
     assert [row["instruction"] for row in kept] == ["Name a river.", "Name a lake."]
     assert all(row["output"] for row in kept)
     assert call("answer", "asked.jsonl", "--model", "scripted", "--out", "r", "--dry-run").code == 0
+    assert call("verify", "r").code == 0
+    assert call("explain", "r", "given:0", "--prompt").code == 0
+    assert call("replay", "r", "--out", "again").code == 0
 
 
 def test_a_rows_own_system_text_is_asked_with_and_kept(call: Call, tmp_path: Path) -> None:

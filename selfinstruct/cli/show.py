@@ -218,7 +218,7 @@ def price_of(text: str) -> Price:
 def nameless(run: Path, name: str) -> UsageError:
     return UsageError(
         f"{run} has nothing named {name!r}",
-        hint=f"`selfinstruct show {run}`, or with --rejected, prints the names before the colon or the blank",
+        hint=f"`selfinstruct show {run}`, or with --rejected, prints every name",
     )
 
 

@@ -194,6 +194,11 @@ def check_operators(recipe: Recipe, prompts: Prompts, *, judging: Sequence[str],
         raise UsageError("a system text goes with answers, and this recipe asks for none", hint="leave --system out")
 
 
+def answered(recipe: Recipe) -> bool:
+    """Whether every row of the recipe's dataset must hold an answer."""
+    return not getattr(operator_factory(recipe.draft.operator), "takes_unanswered", False)
+
+
 def operator_factory(name: str) -> Any:
     """What makes the operator of that name. Raises UsageError for an unknown one."""
     return find("operators", name, f"operator {name!r} in the recipe")
