@@ -1,16 +1,18 @@
-"""Benchmarks, whose items no record may overlap: the questions of any JSONL, JSON or text file, item by item."""
+"""Benchmarks, whose items no record may overlap: the questions of Parquet, JSONL, JSON and text files, item by item."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfinstruct.errors import InputError
+from selfinstruct.errors import InputError, UsageError
 
 ASKED = frozenset(
     (
@@ -32,10 +34,16 @@ ANSWERED = frozenset(
 SPEAKERS = frozenset(("assistant", "gpt", "model", "bot", "system", "tool", "function"))
 """Whose turns of a conversation ask nothing."""
 
+BATCH = 256
+"""Rows of a Parquet file that are held at once."""
+
 _JSON = (".json",)
 _LINES = (".jsonl", ".ndjson")
+_REFUSED = {".csv": "CSV", ".tsv": "TSV"}
+"""What would be read as text, header and answers included."""
 _HINT = (
-    "a benchmark is JSONL, JSON (a list, or an object with a list in it) or text with an item a line, or .gz of these"
+    "a benchmark is Parquet, JSONL, JSON (a list, or an object with a list in it) or text with an item a line, or .gz "
+    "or .zst of these"
 )
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -45,7 +53,7 @@ class Item(NamedTuple):
     """A row of a benchmark: what its share is counted in."""
 
     line: int
-    """Where it begins, counted from 1."""
+    """Where it begins, counted from 1; of Parquet, its row."""
     texts: tuple[str, ...]
     """Each is compared by itself."""
 
@@ -64,37 +72,51 @@ def names_of(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def read_items(content: bytes, name: str, source: str) -> Iterator[Item]:
-    """The items of a benchmark's file. ``name`` says by its ending what it is, ``source`` what errors call it.
+    """The items of a benchmark's file. ``name`` says by its ending what it is, ``source`` what errors call it; what is
+    packed, and Parquet, is known by its first bytes too.
 
-    Of a JSON object the texts under the keys of ``ASKED`` are compared, at any depth, or all its texts where it has
-    none of these. A list in a JSON file holds an item an element; an object there is one item, or as many as the lists
-    in it hold.
+    Of an object the texts under the keys of ``ASKED`` are compared, at any depth, or all its texts where it has none of
+    these. A list in a JSON file holds an item an element; an object there is one item, or as many as those lists in it
+    hold that ask something.
 
-    Raises InputError with file:line.
+    Raises InputError with file:line, UsageError where the package that reads such a file is not installed.
     """
-    name = name.lower()
-    if name.endswith(".gz"):
-        name = name.removesuffix(".gz")
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{source}: not whole as .gz: {error}", hint=_HINT) from error
-    text = _decoded(content, source)
+    content, name = _unpacked(content, name.lower(), source)
+    for ending, kind in _REFUSED.items():
+        if name.endswith(ending):
+            hint = "keep the column that asks: its header and its answers would be taken for items"
+            raise InputError(f"{source}: {kind} is not read: convert it to JSONL", hint=hint)
+    if name.endswith(".parquet") or (content[:4] == content[-4:] == b"PAR1"):
+        rows = _table(content, source)
+    else:
+        rows = _rows(_decoded(content, source), name, source)
     worded = False
-    for line, value in _rows(text, name, source):
+    for line, value in rows:
         try:
-            texts = tuple(dict.fromkeys(asked(value)))
+            texts = tuple(dict.fromkeys(asked(_inner(value))))
         except RecursionError as error:
             raise InputError(f"{source}:{line}: nested too deeply", hint=_HINT) from error
         worded = worded or any(map(str.strip, texts))
         yield Item(line, texts)
     if not worded:
-        raise InputError(f"{source}: no text to compare with", hint=_HINT)
+        raise empty(source)
+
+
+def empty(source: str) -> InputError:
+    """What is told of a benchmark without any text."""
+    return InputError(f"{source}: no text to compare with", hint=_HINT)
 
 
 def asked(value: Any) -> list[str]:
     """What a row asks: its question-like texts, or all of them where no key says which those are."""
     return list(_named(value)) or list(_strings(value))
+
+
+def _inner(value: Any) -> Any:
+    """A row without what the hub's rows API puts around it."""
+    if isinstance(value, dict) and "row_idx" in value and isinstance(value.get("row"), dict):
+        return value["row"]
+    return value
 
 
 def _named(value: Any) -> Iterator[str]:
@@ -126,6 +148,66 @@ def _answers(turn: dict[str, Any]) -> bool:
     return isinstance(speaker, str) and speaker.casefold() in SPEAKERS
 
 
+def _unpacked(content: bytes, name: str, source: str) -> tuple[bytes, str]:
+    """What a file holds, and its name without the ending of what it was packed with."""
+    if name.endswith(".gz") or content.startswith(b"\x1f\x8b"):
+        ending = ".gz"
+    elif name.endswith(".zst") or content.startswith(b"\x28\xb5\x2f\xfd"):
+        ending = ".zst"
+    else:
+        return content, name
+    try:
+        plain = gzip.decompress(content) if ending == ".gz" else _of_frames(content, source)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{source}: not whole as {ending}: {error}", hint="make or fetch the file again") from error
+    return plain, name.removesuffix(ending)
+
+
+def _of_frames(content: bytes, source: str) -> bytes:
+    """What zstd frames hold. Raises EOFError where the last one has no end."""
+    library = _optional("zstandard", source)
+    plain = []
+    while content:
+        frame = library.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+        try:
+            plain.append(frame.decompress(content))
+        except library.ZstdError as error:
+            raise EOFError(str(error)) from error
+        if not frame.eof:
+            raise EOFError("the last frame has no end")
+        content = frame.unused_data
+    return b"".join(plain)
+
+
+def _optional(library: str, source: str) -> Any:
+    try:
+        return import_module(library)
+    except ImportError as error:
+        package = library.partition(".")[0]
+        raise UsageError(
+            f"{source}: reading it takes the package {package}", hint="pip install 'selfinstruct[data]'"
+        ) from error
+
+
+def _table(content: bytes, source: str) -> Iterator[tuple[int, Any]]:
+    """The rows of a Parquet file with their numbers. Only what is text is read of them: no pictures."""
+    arrow = _optional("pyarrow", source)
+    number = 0
+    try:
+        file = _optional("pyarrow.parquet", source).ParquetFile(io.BytesIO(content))
+        leaves = (file.schema.column(at) for at in range(len(file.schema)))
+        texts = [leaf.path for leaf in leaves if leaf.logical_type.type == "STRING"]
+        for batch in file.iter_batches(BATCH, columns=texts):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        what = str(error).splitlines()[0] if str(error) else "damaged"
+        raise InputError(
+            f"{source}: not Parquet that can be read, after row {number}: {what}", hint="make or fetch the file again"
+        ) from error
+
+
 def _decoded(content: bytes, source: str) -> str:
     try:
         return content.decode("utf-8-sig")
@@ -139,6 +221,7 @@ def _rows(text: str, name: str, source: str) -> Iterator[tuple[int, Any]]:
     if name.endswith(_JSON):
         try:
             whole = json.loads(text)
+            places = _places(text, whole)
         except RecursionError as error:
             raise InputError(f"{source}: nested too deeply", hint=_HINT) from error
         except json.JSONDecodeError as error:
@@ -147,7 +230,7 @@ def _rows(text: str, name: str, source: str) -> Iterator[tuple[int, Any]]:
         except ValueError as error:
             raise InputError(f"{source}: not JSON: {error}", hint=_HINT) from error
         else:
-            yield from _elements(text, whole)
+            yield from _elements(text, whole, places)
             return
     lines = name.endswith((*_JSON, *_LINES))
     for number, line in enumerate(text.split("\n"), 1):
@@ -160,21 +243,33 @@ def _rows(text: str, name: str, source: str) -> Iterator[tuple[int, Any]]:
             raise InputError(f"{source}:{number}: not JSON: {why}", hint=_HINT) from error
 
 
-def _elements(text: str, whole: Any) -> Iterator[tuple[int, Any]]:
-    """The rows of a JSON text that is known to be right, as ``whole``."""
+def _places(text: str, whole: Any) -> list[int]:
+    """Where the lists of a JSON text begin whose elements are its rows; of an object, those that ask: its columns, or
+    lists of rows with a question in them, or whatever holds a text. Beside rows, lists of features, of keywords or of
+    metrics are none."""
     start = _past(text, 0)
     if isinstance(whole, list):
-        places = [start]
-    elif isinstance(whole, dict):
-        lists = {key for key, value in whole.items() if isinstance(value, list) and value}
-        columns = {key for key in lists if key.casefold() in ASKED}
-        rows = columns or {key for key in lists if key.casefold() not in ANSWERED}
-        last = dict(_members(text, start))  # of a key that is there twice the last one counts, as in ``whole``
-        places = sorted(last[key] for key in rows)
-    else:
-        places = []
+        return [start]
+    if not isinstance(whole, dict):
+        return []
+    lists = {key: value for key, value in whole.items() if isinstance(value, list) and value}
+    rows = {key for key in lists if key.casefold() in ASKED}
+    others = {key: value for key, value in lists.items() if key.casefold() not in ANSWERED}
+    rows = rows or {key for key, value in others.items() if any(map(_is_row, value))}
+    rows = rows or {key for key, value in others.items() if any(map(str.strip, _strings(value)))}
+    last = dict(_members(text, start)) if rows else {}  # of a key that is there twice the last one counts, as in whole
+    return sorted(last[key] for key in rows)
+
+
+def _is_row(value: Any) -> bool:
+    """Whether an element names what it asks, or comes from the hub's rows API."""
+    return _inner(value) is not value or any(map(str.strip, _named(value)))
+
+
+def _elements(text: str, whole: Any, places: list[int]) -> Iterator[tuple[int, Any]]:
+    """The rows of a JSON text that is known to be right, as ``whole``, and whose lists begin at those places."""
     if not places:
-        yield text.count("\n", 0, start) + 1, whole
+        yield text.count("\n", 0, _past(text, 0)) + 1, whole
         return
     line, counted = 1, 0
     for place in places:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -74,6 +75,7 @@ class Report:
                 "eval_id": self._benchmarks.where(best),
                 "rule": self._benchmarks.label(best.rules[0]),
                 "coverage": round(best.coverage, 4),
+                "words": self._benchmarks.words(best),
             }
             self._rows[at].append(row)
             for hit in own:
@@ -111,7 +113,8 @@ class Report:
         benchmarks, count = self._benchmarks, self._benchmarks.items[at]
         overlapped = {place: self._counted(found) for place, found in self._items[at].items()}
         data = overlapped["data"]
-        lines = {}
+        # By 13 or by 8 words no item can be met that has fewer: beside them stands what was met exactly.
+        lines: dict[str, Any] = {"exact": {"share": round(data["exact"] / max(count, 1), 6)}}
         for rule, line in (("run", RUN_LINE), ("coverage", COVERAGE_LINE)):
             label = benchmarks.label("run" if rule == "run" else "coverage")
             share = data[label] / max(count, 1)
@@ -129,3 +132,12 @@ class Report:
         """Items that some record overlaps, by rule, and by any."""
         by_rule = {self._benchmarks.label(rule): int(found[at].sum()) for at, rule in enumerate(RULES)}
         return {**by_rule, "any": int(found.any(axis=0).sum())}
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """contamination.json of a run folder; None where there is none, or one that was not written by us."""
+    try:
+        known = json.loads((folder / "contamination.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return known if isinstance(known, dict) and "eval_sets" in known else None

@@ -25,7 +25,7 @@ from selfinstruct.errors import InputError, StorageError, UsageError
 from selfinstruct.files import replacing, write_whole, writing
 from selfinstruct.filters.novelty import NoveltyIndex
 from selfinstruct.filters.text import normal_form
-from selfinstruct.formats import read_stored, stored_row, stored_texts
+from selfinstruct.formats import Stored, Unread, read_stored, stored_row, stored_texts
 from selfinstruct.inputs import digest_of
 from selfinstruct.lock import at_work
 from selfinstruct.minhash import PERMUTATIONS, WORDS, Kept, Signatures, banding
@@ -37,6 +37,8 @@ ROWS = 100_000
 """Rows in a shard."""
 SHOWN = 20
 """How many of the biggest clusters, and of the least convincing drops of each rule, a report tells."""
+SHOWN_OF_MORE = 2_000
+"""Characters that a report tells of what a row says under keys that we do not read: it may be a picture."""
 EVERY = 1_000
 """Rows between two steps."""
 
@@ -67,6 +69,8 @@ class Outcome(NamedTuple):
     """By rule."""
     recall: float
     """The probability that a pair exactly at the Jaccard threshold becomes a candidate."""
+    unread: int = 0
+    """Rows that cannot be read."""
 
 
 class Dedup:
@@ -78,8 +82,11 @@ class Dedup:
     blanks and punctuation (``duplicate``), one has a Jaccard similarity over runs of five words of at least the
     threshold (``near-duplicate``), or, where that is asked for, the ROUGE-L F of instruction and input with one
     exceeds its threshold (``novelty``). So each row that goes stands beside a kept one, and with ``best`` the order of
-    the rows decides nothing. Rows come out unchanged, in their order.
+    the rows decides nothing. Rows come out unchanged, in their order. What a row says under keys that we do not read
+    (``formats.read_stored``) is part of it: of two that differ there neither is a duplicate, and near-duplicates are
+    near with and without it.
 
+    With ``skip_bad`` a row that cannot be read is counted and set aside in unread.jsonl; without, it ends everything.
     ``out`` is a new or an empty folder; with ``fresh``, also one that this wrote before. It is there whole or not at
     all. Iterating raises UsageError (a folder that is refused), InputError (a file), StorageError.
     """
@@ -93,12 +100,14 @@ class Dedup:
         rouge_l: float | None = None,
         keep: Keep = "best",
         fresh: bool = False,
+        skip_bad: bool = False,
     ) -> None:
         self.inputs = [Path(path) for path in inputs]
         self.out = Path(out)
         self.thresholds = Thresholds(threshold, rouge_l)
         self.keep = keep
         self._fresh = fresh
+        self._skip_bad = skip_bad
         self._report: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[Step]:
@@ -108,7 +117,7 @@ class Dedup:
             (folder / "work").mkdir()
             rows = _Rows(folder / "work", self.thresholds.rouge_l is not None)
             try:
-                read = yield from rows.read(self.inputs)
+                read = yield from rows.read(self.inputs, skip_bad=self._skip_bad)
                 verdicts = _Verdicts(len(rows))
                 yield from verdicts.judge(rows, self.thresholds, rows.order(self.keep), folder / "work")
                 yield from self._write(folder, rows, verdicts, read)
@@ -135,6 +144,8 @@ class Dedup:
         there = _there(out)
         if not there:
             return
+        if there & {"lineage.jsonl", "journal.sqlite", "recipe.toml"}:
+            raise UsageError(f"{out} is a run folder, not a result of dedup", hint="choose another --out")
         strange = sorted(name for name in there if not _ours(name))
         if strange or "dedup.json" not in there:
             named = ", ".join((strange or sorted(there))[:5])
@@ -189,6 +200,8 @@ class Dedup:
                 shard += 1
         for told, count in zip(read, kept_of, strict=True):
             told["kept"] = count
+        if rows.unread:
+            rows.unread_path.rename(folder / "unread.jsonl")
         self._report = self._told(rows, verdicts, read)
         write_whole(folder / "README.md", _card(self._report, size, columns).encode())
         write_whole(folder / "dedup.json", f"{json.dumps(self._report, ensure_ascii=False, indent=1)}\n".encode())
@@ -213,7 +226,8 @@ class Dedup:
 
         def row(position: int) -> dict[str, str]:
             where, line = rows.at(position)
-            return {"at": where, **dict(zip(_FIELDS, stored_texts(json.loads(line), where), strict=True))}
+            *texts, more = stored_texts(json.loads(line), where)
+            return {"at": where, **dict(zip(_FIELDS, (*texts, more[:SHOWN_OF_MORE]), strict=True))}
 
         def cluster(head: int, size: int) -> dict[str, Any]:
             members = verdicts.rule[dropped[verdicts.beside[dropped] == head]]
@@ -228,6 +242,7 @@ class Dedup:
             "rows": len(rows),
             "kept": len(rows) - dropped.size,
             "dropped": _counted(verdicts.rule),
+            "unread": rows.unread,
             "parameters": {
                 "keep": self.keep,
                 "jaccard": jaccard,
@@ -249,7 +264,7 @@ class Dedup:
 
 
 def survey(
-    inputs: Sequence[str | Path], tried: Sequence[Thresholds], *, keep: Keep = "best"
+    inputs: Sequence[str | Path], tried: Sequence[Thresholds], *, keep: Keep = "best", skip_bad: bool = False
 ) -> Iterator[Step | Outcome]:
     """What would be kept under each of several thresholds, without writing anything but temporary files. Each Jaccard
     threshold is served by bands of its own. Raises UsageError and InputError as Dedup does."""
@@ -258,19 +273,19 @@ def survey(
     with tempfile.TemporaryDirectory(prefix="selfinstruct-") as name:
         rows = _Rows(Path(name), any(one.rouge_l is not None for one in tried))
         try:
-            yield from rows.read(paths)
+            yield from rows.read(paths, skip_bad=skip_bad)
             order = rows.order(keep)
             for thresholds in tried:
                 verdicts = _Verdicts(len(rows))
                 yield from verdicts.judge(rows, thresholds, order, Path(name))
                 counts = _counted(verdicts.rule)
                 recall = banding(thresholds.jaccard).found(thresholds.jaccard)
-                yield Outcome(thresholds, len(rows) - sum(counts.values()), counts, recall)
+                yield Outcome(thresholds, len(rows) - sum(counts.values()), counts, recall, rows.unread)
         finally:
             rows.close()
 
 
-_FIELDS = ("instruction", "input", "output")
+_FIELDS = ("instruction", "input", "output", "more")
 
 
 def _check_inputs(paths: Sequence[Path]) -> None:
@@ -288,6 +303,7 @@ class _Rows:
 
     def __init__(self, folder: Path, questions: bool) -> None:
         self._path = folder / "rows"
+        self.unread_path, self.unread = folder / "unread.jsonl", 0
         self.texts = Signatures(folder)
         self._file = self._path.open("w+b")
         self._questions = (folder / "questions").open("w+b") if questions else None
@@ -300,35 +316,43 @@ class _Rows:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def read(self, paths: Sequence[Path]) -> Generator[Step, None, list[dict[str, Any]]]:
+    def read(self, paths: Sequence[Path], *, skip_bad: bool) -> Generator[Step, None, list[dict[str, Any]]]:
         """Read them all; returns what each input is."""
         told = []
         for path in paths:
-            before, first = digest_of(path), len(self)
-            for stored in read_stored(path):
-                self._add(stored.where, stored_row(stored.fields), stored.texts)
+            before, first, unread = digest_of(path), len(self), self.unread
+            for stored in read_stored(path, self._set_aside if skip_bad else None):
+                self._add(stored)
                 if len(self) % EVERY == 0:
                     yield Step("reading", len(self), None)
             if digest_of(path) != before:
                 raise InputError(f"{path}: it changed while it was read", hint="give the same command when it is whole")
             self._sources.append(len(self))
-            told.append({"path": str(path), "sha256": before, "rows": len(self) - first})
+            told.append(
+                {"path": str(path), "sha256": before, "rows": len(self) - first, "unread": self.unread - unread}
+            )
         self._file.flush()
         self.texts.finish()
         yield Step("reading", len(self), len(self))
         return told
 
-    def _add(self, where: str, line: str, texts: tuple[str, str, str]) -> None:
+    def _set_aside(self, found: Unread) -> None:
+        with writing(self.unread_path), self.unread_path.open("ab") as file:
+            file.write(f"{stored_row({'at': found.where, 'why': found.why, 'row': found.value})}\n".encode())
+        self.unread += 1
+
+    def _add(self, stored: Stored) -> None:
+        texts, line = stored.texts, stored_row(stored.fields)
         with writing(self._path):
             self._starts.append(self._file.tell())
             encoded = line.encode()
-            self._file.write(b"%s\n%s\n" % (json.dumps(where).encode(), encoded))
-            self.texts.add("\n".join(texts))
-            form = "\0".join(map(normal_form, texts)).encode("utf-8", "surrogatepass")
+            self._file.write(b"%s\n%s\n" % (json.dumps(stored.where).encode(), encoded))
+            self.texts.add("\n".join(texts), stored.more)
+            form = "\0".join(map(normal_form, (*texts, stored.more))).encode("utf-8", "surrogatepass")
             self._same.frombytes(blake2b(form, digest_size=16).digest())
             self._tie.frombytes(blake2b(encoded, digest_size=8).digest())
             self._answer.append(len(texts[2]))
-            self._whole.append(sum(map(len, texts)))
+            self._whole.append(sum(map(len, texts)) + len(stored.more))
             if self._questions is not None:
                 question = "\n".join(texts[:2]).encode("utf-8", "surrogatepass")
                 self._questions.write(question)
@@ -474,7 +498,7 @@ def _there(folder: Path) -> set[str]:
 
 def _ours(name: str) -> bool:
     shard = name.startswith("data/train-") and name.endswith(".jsonl")
-    return shard or name in ("dropped.jsonl", "dedup.json", "README.md")
+    return shard or name in ("dropped.jsonl", "unread.jsonl", "dedup.json", "README.md")
 
 
 # The card
@@ -525,6 +549,7 @@ def _card(report: Mapping[str, Any], size: int, columns: Mapping[str, str]) -> s
         "",
         "- `data/train-*.jsonl`: the records. `dropped.jsonl`: every row that went, why, and beside which. "
         "`dedup.json`: parameters, versions, counts and clusters.",
+        *([f"- `unread.jsonl`: {report['unread']} rows that could not be read, and why."] if report["unread"] else []),
         "- Licence: that of the inputs.",
         "",
         "## Accounting",

@@ -15,8 +15,9 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, time
+from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
 from random import Random
@@ -27,6 +28,7 @@ from selfinstruct.encodings import encode
 from selfinstruct.errors import InputError, StorageError, UsageError
 from selfinstruct.files import replacing, writing
 from selfinstruct.records import Record
+from selfinstruct.words import words
 
 LIMIT = 10_000_000
 """The most bytes of one JSONL line, or characters of one element of a JSON list."""
@@ -34,13 +36,29 @@ BATCH = 256
 """Rows of a Parquet file that are held at once."""
 
 _PACKED = ("", ".gz", ".zst")
-ENDINGS = (*(f"{kind}{packed}" for kind in (".json", ".jsonl") for packed in _PACKED), ".parquet")
+ENDINGS = (*(f"{kind}{packed}" for kind in (".json", ".jsonl", ".ndjson") for packed in _PACKED), ".parquet")
 """Of the names of the files that a folder is looked through for."""
+_OTHERS = (".csv", ".tsv", ".txt", ".xlsx", ".arrow", ".feather", ".zip", ".tar", ".gz", ".zst", ".bz2", ".xz")
+"""Of files that may hold data too, and are named when a folder's are read without them."""
+
+QUESTIONS = ("instruction", "prompt", "question", "problem", "query")
+ANSWERS = ("output", "completion", "response", "solution", "answer", "chosen")
+INPUTS = ("input", "context")
+SYSTEMS = ("system", "system_prompt")
 
 _SEED_HINT = 'a seed is {"instruction": "…", "input": "…", "output": "…"} or a Self-Instruct task with "instances"'
-_UNANSWERED_HINT = "`selfinstruct answer` takes rows without an answer, and gives them one"
-_DATASET_HINT = "rows are instruction + output, messages, conversations, prompt + completion, or instances"
+_UNANSWERED_HINT = (
+    "`selfinstruct answer` takes rows without an answer, and gives them one; "
+    f"answers are read under {', '.join(ANSWERS)}"
+)
+_DATASET_HINT = (
+    f"rows are messages, conversations, instances, or one of {', '.join(QUESTIONS)} with one of {', '.join(ANSWERS)}"
+)
 _JSON_HINT = "the file must be JSONL, one object a line, or one JSON list of objects, saved as UTF-8"
+_CSV_HINT = (
+    'python3 -c "import csv,json,sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin)]" '
+    "<data.csv >data.jsonl makes JSONL of it"
+)
 
 log = logging.getLogger("selfinstruct")
 
@@ -85,8 +103,8 @@ def _check_seed(record: Record, where: str) -> None:
         raise InputError(
             f"{where}: the instruction is blank: {_short(record.instruction)}", hint="write it or delete it"
         )
-    for field in ("instruction", "input", "output", "system", "reasoning", "name", "task"):
-        if "\0" in (text := getattr(record, field)):
+    for key in ("instruction", "input", "output", "system", "reasoning", "name", "task"):
+        if "\0" in (text := getattr(record, key)):
             raise InputError(f"{where}: a NUL character in {_short(text)}", hint="delete the NUL character")
 
 
@@ -94,7 +112,7 @@ def read_dataset(path: Path, *, answered: bool = True) -> Iterator[Record]:
     """The rows of a dataset, one at a time: a run folder, a folder of files, or one file. A file is JSONL, a JSON list,
     either of them packed by gzip or zstd, or Parquet; its first bytes tell.
 
-    Each row is read by the first line here whose keys it has, a null being none; keys not named are ignored:
+    Each row is read by the first line here whose keys it has:
 
     ==========================  =============================================================================
     keys                        read as
@@ -103,16 +121,21 @@ def read_dataset(path: Path, *, answered: bool = True) -> Iterator[Record]:
                                 each instance {input, output}
     messages, or conversations  one question and one answer, with a system turn before them or a ``system``
                                 key; turns are {role, content} or {from, value}; ``reasoning_content``
-    prompt + completion         two strings, or two lists of turns (TRL)
-    instruction + response      Dolly: context is the input (only where there is no ``output``)
-    instruction + output        Alpaca, and our own shards: input, system, reasoning, id
+    a question and an answer    the question under the first of QUESTIONS, the answer under the first of
+                                ANSWERS, either of them a text or a list of turns; with the first of INPUTS,
+                                the first of SYSTEMS, reasoning, id, name
+    chosen                      a conversation (preferences)
     ==========================  =============================================================================
+
+    Alpaca, Dolly, OpenOrca, GSM8K, TRL's prompt and completion, preferences and our own shards are all of the third
+    kind; prompt with completion goes before instruction. The first is the first that holds something: a null is none,
+    and an empty text gives way to the next. Keys not named are ignored.
 
     With ``answered=False`` a row may be the question alone: without its output, its completion or its last turn.
     Conversations of several turns are refused, not cut. ``task`` is the row's id, or Record.id where there is none;
     ``origin`` is ``dataset``. A path without any row is an InputError.
     """
-    return (record for where, value in _rows(path) for record in _records(value, where, answered=answered))
+    return (record for where, value in _rows(path) for record in _records(_row(value, where, answered=answered)))
 
 
 class Stored(NamedTuple):
@@ -124,23 +147,63 @@ class Stored(NamedTuple):
     """All its keys; those too that we do not read."""
     texts: tuple[str, str, str]
     """What it says: instruction, input, output."""
+    more: str
+    """What it says beside them, under keys that we do not read."""
 
 
-def read_stored(path: Path) -> Iterator[Stored]:
-    """The rows of a dataset as they are stored, one at a time, each with what it says.
+class Unread(NamedTuple):
+    """A row that cannot be read."""
+
+    where: str
+    why: str
+    value: object
+    """The row, or its line where that is no JSON; None where it is no text, or too long."""
+
+
+def read_stored(path: Path, unread: Callable[[Unread], None] | None = None) -> Iterator[Stored]:
+    """The rows of a dataset as they are stored, one at a time, each with all that it says.
 
     Nothing is cut here, so more can be read than by ``read_dataset``: a row may lack its answer, or be a conversation
-    of several turns: what follows on the first question is then the output. The instances of a Self-Instruct task are
-    one row, with all their inputs and outputs.
+    of several turns by whatever roles: what follows on the first question is then the output. The instances of a
+    Self-Instruct task are one row, with all their inputs and outputs. A row of no known shape is all the text it has.
+
+    ``more`` is text that was not read, lest two rows seem the same that are not: five words or more under any other
+    key, and whatever stands under one that is called like those we read (``outputs``, ``final_answer``, ``rejected``,
+    ``tool_calls``). Not in it: ids; system texts and reasoning; a copy of what was read; and a text that goes through
+    instruction, input and output and ends there, as the filled template in Alpaca's ``text`` does.
+
+    A row that cannot be read is an InputError, or goes to ``unread`` where that is given; then only what makes the
+    rest of a file unreadable is an error, and a path of which nothing can be read.
     """
-    return (Stored(where, _object(value, where), stored_texts(value, where)) for where, value in _rows(path))
+    first: Unread | None = None
+    good, bad = 0, 0
+
+    def note(found: Unread) -> None:
+        nonlocal first, bad
+        assert unread is not None
+        first, bad = first or found, bad + 1
+        unread(found)
+
+    for where, value in _rows(path, note if unread else None):
+        try:
+            stored = _stored(value, where)
+        except InputError as error:
+            if unread is None:
+                raise
+            note(_unread(error, where, value))
+            continue
+        good += 1
+        yield stored
+    if first and not good:
+        raise InputError(
+            f"{path}: none of its {bad:,} rows can be read; {first.where}: {first.why}", hint=_DATASET_HINT
+        )
 
 
-def stored_texts(value: object, where: str) -> tuple[str, str, str]:
-    """What a row says, read as by ``read_stored``: instruction, input, output."""
-    records = _records(value, where, answered=False, turns=True)
-    inputs, outputs = ("\n".join(filter(None, (getattr(r, key) for r in records))) for key in ("input", "output"))
-    return records[0].instruction, inputs, outputs
+def stored_texts(value: object, where: str) -> tuple[str, str, str, str]:
+    """What a row says, read as by ``read_stored``: instruction, input, output, and what is under other keys."""
+    found = _stored(value, where)
+    return (*found.texts, found.more)
 
 
 def stored_row(fields: Mapping[str, Any]) -> str:
@@ -152,13 +215,21 @@ def stored_row(fields: Mapping[str, Any]) -> str:
     return _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, object]]:
+def _rows(path: Path, unread: Callable[[Unread], None] | None = None) -> Iterator[tuple[str, object]]:
     files = dataset_files(path)
+    _tell_others(path, files)
 
     def rows() -> Iterator[tuple[str, object]]:
         empty = True
+
+        def note(found: Unread) -> None:
+            nonlocal empty
+            assert unread is not None
+            empty = False
+            unread(found)
+
         for file in files:
-            for found in _values(file):
+            for found in _values(file, note if unread else None):
                 empty = False
                 yield found
         if empty:
@@ -173,7 +244,7 @@ def read_row(line: str, where: str = "row") -> Record:
         value = _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON: {_complaint(error)}", hint=_JSON_HINT) from error
-    (record,) = _records(value, where)
+    (record,) = _records(_row(value, where))
     return record
 
 
@@ -182,19 +253,44 @@ def dataset_files(path: Path) -> list[Path]:
     with _reading(path):
         if not path.is_dir():
             return [path]
-        found = [file for file in (path / "data").glob("train-*") if file.name.endswith(ENDINGS)]
+        found = [file for file in (path / "data").glob("train-*") if file.name.lower().endswith(ENDINGS)]
         # By length first: train-100000 comes after train-99999.
         if shards := sorted(found, key=lambda file: (len(file.name), file.name)):
             return shards
         if (path / "recipe.toml").exists():  # its other files (rejects, lineage) are no dataset
             raise InputError(f"{path}: this run has kept no rows yet", hint="start the same run again to continue it")
-        found = sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS) and file.name[0] != ".")
+        found = sorted(file for file in path.iterdir() if file.name.lower().endswith(ENDINGS) and file.name[0] != ".")
     if not found:
+        others = _others(path)
         raise InputError(
-            f"{path}: no dataset in this folder",
-            hint="name a run folder, or one of .json, .jsonl (.gz, .zst) or .parquet files",
+            f"{path}: no dataset in this folder" + (f"; not read: {_cut(', '.join(others))}" if others else ""),
+            hint=_CSV_HINT
+            if any(_is_csv(Path(name)) for name in others)
+            else "name a run folder, or one of .json, .jsonl, .ndjson (.gz, .zst) or .parquet files",
         )
     return found
+
+
+def _others(folder: Path) -> list[str]:
+    """The files of a folder that may hold data and are not read, by name."""
+    with _reading(folder):
+        return sorted(
+            file.name
+            for file in folder.iterdir()
+            if (name := file.name.lower()).endswith(_OTHERS) and not name.endswith(ENDINGS) and name[0] != "."
+        )
+
+
+_told: set[tuple[Path, tuple[str, ...]]] = set()
+"""Folders whose other files have been told of: a verb may read a dataset several times."""
+
+
+def _tell_others(path: Path, files: Sequence[Path]) -> None:
+    """Say once which files of a folder are left out."""
+    if files == [path] or not (others := tuple(_others(files[0].parent))) or (path.resolve(), others) in _told:
+        return
+    _told.add((path.resolve(), others))
+    log.warning("%s: not read of this folder: %s", path, _cut(", ".join(others)))
 
 
 # From a row to Records
@@ -211,22 +307,43 @@ class _Row:
     answered: bool = True
     """Whether it must hold an answer. A seed may lack its output, and so may a row that is to be answered."""
     turns: bool = False
-    """Whether it may be a conversation of several turns."""
+    """Whether it may be a conversation of several turns; it is then stored, and what is no text is left unread."""
+    read: dict[str, str] = field(default_factory=dict)
+    """The keys that were read, with their texts."""
+    inner: list[_Row] = field(default_factory=list)
+    """The objects in it that were read: turns, instances, parts of a content."""
 
     def text(self, key: str, default: str | None = None) -> str:
         """The text under a key. With a default, the key may be missing or null."""
         value = self.fields.get(key)
+        self.read[key] = ""
         if value is None and default is not None:
             return default
         if key not in self.fields:
             has = ", ".join(map(repr, self.fields)) or "nothing"
-            hint = _UNANSWERED_HINT if key in ("output", "completion") else self.hint
+            hint = _UNANSWERED_HINT if key in ANSWERS and self.origin != "seed" else self.hint
             raise InputError(f"{self.where}: no `{self.prefix}{key}`; there is {_cut(has)}", hint=hint)
         if not isinstance(value, str):
             self.wrong(key, value, "text")
         if half := _half(value):
             raise InputError(f"{self.where}: `{self.prefix}{key}` holds {half!r}, {_HALF}", hint=_HALF_HINT)
+        self.read[key] = value
         return value
+
+    def first(self, keys: Sequence[str]) -> str | None:
+        """The first of the keys that holds a text or turns; where none does, the first that is there at all."""
+        has = [key for key in keys if self.fields.get(key) is not None]
+        said = (key for key in has if (value := self.fields[key]) and (isinstance(value, str) or _are_turns(value)))
+        return next(said, has[0] if has else None)
+
+    def either(self, keys: Sequence[str]) -> str:
+        """The text under the first of the keys; nothing where they are missing or null."""
+        key = self.first(keys)
+        if key is None or (self.turns and key != keys[0] and not isinstance(self.fields[key], str)):
+            return ""
+        if not isinstance(value := self.fields[key], str):
+            self.wrong(key, value, "text", hint=f"make one text of it, or give `{key}` a name that is not read")
+        return self.text(key)
 
     @property
     def hint(self) -> str:
@@ -237,6 +354,7 @@ class _Row:
 
     def classification(self) -> bool | None:
         value = self.fields.get("is_classification")
+        self.read["is_classification"] = ""
         if value is not None and not isinstance(value, bool):
             self.wrong("is_classification", value, "true, false or null")
         return value
@@ -244,6 +362,7 @@ class _Row:
     def id(self) -> str:
         value = self.fields.get("id")
         if isinstance(value, int) and not isinstance(value, bool):
+            self.read["id"] = ""
             return str(value)
         return self.text("id", "")
 
@@ -255,19 +374,25 @@ class _Row:
         for i, item in enumerate(value):
             if not isinstance(item, dict):
                 self.wrong(f"{key}[{i}]", item, "an object")
-        return [
-            _Row(item, self.where, f"{self.prefix}{key}[{i}].", self.origin, self.answered, self.turns)
-            for i, item in enumerate(value)
-        ]
+        self.read[key] = ""
+        return [self.part(item, f"{key}[{i}].") for i, item in enumerate(value)]
+
+    def part(self, fields: dict[str, Any], prefix: str) -> _Row:
+        """An object in it."""
+        part = _Row(fields, self.where, f"{self.prefix}{prefix}", self.origin, self.answered, self.turns)
+        self.inner.append(part)
+        return part
 
     def record(self, **texts: Any) -> Record:
         record = Record(**texts, task=self.id(), origin=self.origin)
         return record if record.task else record.model_copy(update={"task": record.id})
 
-    def wrong(self, key: str, value: object, wanted: str) -> NoReturn:
+    def wrong(self, key: str, value: object, wanted: str, hint: str = "") -> NoReturn:
+        if value is None and key in ANSWERS and self.origin != "seed":
+            hint = _UNANSWERED_HINT
         raise InputError(
             f"{self.where}: `{self.prefix}{key}` must be {wanted}, found {_kind(value)}: {_short(value)}",
-            hint=f"correct `{self.prefix}{key}` in this row",
+            hint=hint or f"correct `{self.prefix}{key}` in this row",
         )
 
 
@@ -277,23 +402,21 @@ def _object(value: object, where: str) -> dict[str, Any]:
     raise InputError(f"{where}: a row must be an object, found {_kind(value)}: {_short(value)}", hint=_JSON_HINT)
 
 
-def _records(value: object, where: str, *, answered: bool = True, turns: bool = False) -> list[Record]:
-    row = _Row(_object(value, where), where, answered=answered, turns=turns)
+def _row(value: object, where: str, *, answered: bool = True, turns: bool = False) -> _Row:
+    return _Row(_object(value, where), where, answered=answered, turns=turns)
+
+
+def _records(row: _Row) -> list[Record]:
     has = {key for key, value in row.fields.items() if value is not None}  # tables have every column in every row
     if "instances" in has:
         return _task(row)
-    if "messages" in has:
-        return [_chat(row, row.objects("messages"))]
-    if "conversations" in has:
-        return [_chat(row, row.objects("conversations"))]
-    if {"prompt", "completion"} <= has or ("prompt" in has and "instruction" not in has and not answered):
-        return [_completed(row)]
-    if {"instruction", "response"} <= has and "output" not in has:
-        return [_dolly(row)]
-    if "instruction" in has or "output" in has:
-        return [_alpaca(row)]
+    for turns in ("messages", "conversations"):
+        if turns in has:
+            return [_chat(row, row.objects(turns))]
+    if (record := _pair(row)) is not None:
+        return [record]
     raise InputError(
-        f"{where}: not a row of a known format; it has {_cut(', '.join(map(repr, row.fields))) or 'no keys'}",
+        f"{row.where}: not a row of a known format; it has {_cut(', '.join(map(repr, row.fields))) or 'no keys'}",
         hint=_DATASET_HINT,
     )
 
@@ -318,17 +441,12 @@ def _task(row: _Row) -> list[Record]:
 
 
 def _alpaca(row: _Row) -> Record:
-    before: list[str] = []
-    if history := row.fields.get("history"):
-        if not row.turns:
-            raise InputError(f"{row.where}: `history` makes this a conversation of several turns", hint=_ONE_TURN)
-        said = {
-            f"{i}.{j}": text for i, pair in enumerate(_list(row, "history", history)) for j, text in enumerate(pair)
-        }
-        before = [_Row(said, row.where, "history.").text(key) for key in said]
+    """A seed that is one row."""
+    if row.fields.get("history"):
+        raise InputError(f"{row.where}: `history` makes this a conversation of several turns", hint=_ONE_TURN)
     return row.record(
         instruction=row.text("instruction"),
-        input="\n\n".join([*before, row.text("input", "")]) if before else row.text("input", ""),
+        input=row.text("input", ""),
         output=row.output(),
         system=row.text("system", ""),
         reasoning=row.text("reasoning", ""),
@@ -337,22 +455,74 @@ def _alpaca(row: _Row) -> Record:
     )
 
 
+def _pair(row: _Row) -> Record | None:
+    """A question and its answer under keys of their own; None where it has no question."""
+    question, answer = row.first(QUESTIONS), row.first(ANSWERS)
+    if row.fields.get("prompt") is not None and row.fields.get("completion") is not None:
+        question, answer = "prompt", "completion"
+    said = row.fields.get(answer) if answer else None
+    if answer not in (None, "output", "completion") and not row.answered and not _says(said):
+        answer = None  # whatever it is (a number, a list of texts), no answer is needed
+    if answer == "chosen" and _are_turns(said) and (question is None or _is_whole(said)):
+        return _chat(row, row.objects(answer))
+    if question is None:
+        if "output" in row.fields and row.fields["output"] is not None and not row.turns:
+            row.text("instruction")  # says that there is none
+        return None
+    if isinstance(row.fields[question], list) or _are_turns(said) or (answer == "completion" and said == []):
+        asked = isinstance(row.fields[question], list) or answer == "completion"
+        turns = row.objects(question) if asked else [_turn(row, "user", row.text(question))]
+        if answer and isinstance(said, list):
+            turns += row.objects(answer)
+        elif answer:
+            turns.append(_turn(row, "assistant", row.text(answer)))
+        return _chat(row, turns)
+    instruction = row.text(question)
+    if answer is None and row.answered:
+        given = next((key for key in ANSWERS if key in row.fields), None)  # a null
+        row.text(given or {"instruction": "output", "prompt": "completion"}.get(question, "answer"))
+    before: list[str] = []
+    if history := row.fields.get("history"):
+        if not row.turns:
+            raise InputError(f"{row.where}: `history` makes this a conversation of several turns", hint=_ONE_TURN)
+        pairs = enumerate(_list(row, "history", history))
+        earlier = {f"{i}.{j}": text for i, pair in pairs for j, text in enumerate(pair)}
+        row.read["history"] = ""
+        before = [_Row(earlier, row.where, "history.").text(key) for key in earlier]
+    given_input = row.either(INPUTS)
+    return row.record(
+        instruction=instruction,
+        input="\n\n".join([*before, given_input]) if before else given_input,
+        output=row.text(answer) if answer else "",
+        system=row.either(SYSTEMS),
+        reasoning=row.text("reasoning", ""),
+        name=row.text("name", ""),
+        classification=row.classification(),
+    )
+
+
+def _says(value: object) -> bool:
+    return isinstance(value, str) or _are_turns(value)
+
+
+def _are_turns(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _is_whole(turns: Any) -> bool:
+    """Whether turns begin with the question: of preferences, some have the answer alone."""
+    roles = [_ROLES.get(str(turn.get("from", turn.get("role")))) for turn in turns]
+    return next((role for role in roles if role != "system"), None) == "user"
+
+
+def _turn(row: _Row, role: str, text: str) -> _Row:
+    return _Row({"role": role, "content": text}, row.where, turns=row.turns)
+
+
 def _list(row: _Row, key: str, value: object) -> list[list[object]]:
     if not isinstance(value, list) or not all(isinstance(item, list) for item in value):
         row.wrong(key, value, "a list of pairs")
     return value
-
-
-def _dolly(row: _Row) -> Record:
-    return row.record(instruction=row.text("instruction"), input=row.text("context", ""), output=row.text("response"))
-
-
-def _completed(row: _Row) -> Record:
-    completion = row.fields.get("completion")
-    if isinstance(row.fields["prompt"], list) or isinstance(completion, list):
-        return _chat(row, row.objects("prompt") + (row.objects("completion") if "completion" in row.fields else []))
-    output = row.text("completion", None if row.answered else "")
-    return row.record(instruction=row.text("prompt"), output=output, system=row.text("system", ""))
 
 
 _ROLES = {
@@ -372,16 +542,18 @@ def _chat(row: _Row, turns: list[_Row]) -> Record:
     for turn in turns:
         speaker, content = ("from", "value") if "from" in turn.fields else ("role", "content")
         role = turn.text(speaker)
-        if role not in _ROLES:
+        if role not in _ROLES and not row.turns:
             raise InputError(
-                f"{row.where}: `{turn.prefix}{speaker}` is {_short(role)}", hint=f"it can be {', '.join(_ROLES)}"
+                f"{row.where}: `{turn.prefix}{speaker}` is {_short(role)}, who neither asks nor answers",
+                hint=f"turns are read by {', '.join(_ROLES)}; leave out conversations in which others speak",
             )
-        said.append((_ROLES[role], turn.text(content)))
-    system = said.pop(0)[1] if said and said[0][0] == "system" else row.text("system", "")
+        said.append((_ROLES.get(role, role), _content(turn, content)))
+    alone = row.turns and len(said) == 1  # nothing but a system text: that is what it says
+    system = said.pop(0)[1] if said and said[0][0] == "system" and not alone else row.either(SYSTEMS)
     roles = [role for role, _ in said]
-    if row.turns and "user" in roles:
-        first = roles.index("user")
-        others = [text for at, (_, text) in enumerate(said) if at != first]
+    if row.turns and said:
+        first = roles.index("user") if "user" in roles else 0
+        others = [text for at, (_, text) in enumerate(said) if at != first and text]
         return row.record(instruction=said[first][1], output="\n\n".join(others), system=system)
     if roles[:2] == ["user", "assistant"] and len(roles) > 2:
         raise InputError(f"{row.where}: a conversation of {len(roles)} turns", hint=_ONE_TURN)
@@ -389,7 +561,8 @@ def _chat(row: _Row, turns: list[_Row]) -> Record:
         return row.record(instruction=said[0][1], system=system)
     if roles != ["user", "assistant"]:
         raise InputError(
-            f"{row.where}: the turns are {_cut(', '.join(roles)) or 'none'}; wanted: user, assistant", hint=_ONE_TURN
+            f"{row.where}: the turns are {_cut(', '.join(roles)) or 'none'}; wanted: user, assistant",
+            hint=_UNANSWERED_HINT if roles == ["user"] else _ONE_TURN,
         )
     return row.record(
         instruction=said[0][1],
@@ -399,11 +572,129 @@ def _chat(row: _Row, turns: list[_Row]) -> Record:
     )
 
 
+def _content(turn: _Row, key: str) -> str:
+    """What is said in a turn: a text, parts of which some are text, or nothing where a tool is called."""
+    value = turn.fields.get(key)
+    if value is None and (key in turn.fields or turn.fields.get("tool_calls") or turn.fields.get("function_call")):
+        return turn.text(key, "")
+    if not isinstance(value, list):
+        return turn.text(key)
+    turn.read[key] = ""
+    found: list[str] = []
+    for number, item in enumerate(value):
+        part = turn.part(item, f"{key}[{number}].") if isinstance(item, dict) else None
+        if part and item.get("type") == "text" and isinstance(item.get("text"), str):
+            part.read["type"] = ""
+            found.append(part.text("text"))
+        elif part is None or not turn.turns or item.get("type") in (None, "text"):
+            turn.wrong(
+                key, value, "text, or parts that are text", hint="leave out conversations with images or other parts"
+            )
+    return "\n".join(found)
+
+
+# What a row says beside that
+
+_ASIDE = ("system", "system_prompt", "reasoning", "reasoning_content")
+"""Keys that are never compared."""
+_NAMES = frozenset(
+    f"{' '.join((*QUESTIONS, *ANSWERS, *INPUTS))} rejected reference target label truth choice option text content "
+    "message conversation history turn call image audio video".split()
+)
+"""What keys are called that hold what a row says."""
+_TELLING = 5
+"""Words from which a text under any other key is more than a label."""
+_LAST_WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
+_CLOSED = re.compile(r"(?:\s|<[^<>]*>)*")
+
+
+def _stored(value: object, where: str) -> Stored:
+    row = _row(value, where, answered=False, turns=True)
+    try:
+        records = _records(row)
+    except InputError:
+        if any(row.fields.get(key) is not None for key in ("instances", "messages", "conversations", *QUESTIONS)):
+            raise
+        if not (text := "\n".join(_beside(row.fields) or _all(row.fields))):
+            raise
+        return Stored(where, row.fields, (text, "", ""), "")
+    inputs, outputs = ("\n".join(filter(None, (getattr(r, key) for r in records))) for key in ("input", "output"))
+    texts = (records[0].instruction, inputs, outputs)
+    return Stored(where, row.fields, texts, "\n".join(_more(row, texts)))
+
+
+def _more(row: _Row, texts: tuple[str, str, str]) -> list[str]:
+    """What a row says under keys that were not read."""
+    rows, found, heard = [row], list[str](), set[str]()
+    for one in rows:
+        heard.update(text.strip() for key, text in one.read.items() if key not in ("id", "name", "role", "from"))
+        unread = {key: value for key, value in one.fields.items() if key not in one.read and value is not None}
+        if "type" in unread and one.prefix.endswith("].") and not one.read:  # a part that is no text
+            found += _all(unread)
+        elif unread:
+            found += _beside(unread)
+        rows += one.inner
+    if not found or not texts[2]:  # a copy, too, may be the answer
+        return found
+    heard.add("\n\n".join(filter(None, texts[:2])).strip())
+    return [text for text in found if text.strip() not in heard and not _renders(text, texts)]
+
+
+def _beside(fields: Mapping[str, Any]) -> list[str]:
+    """The texts among them that are more than labels, in the order of their keys."""
+    found: list[str] = []
+    for key in sorted(fields):
+        if key in _ASIDE or fields[key] is None:
+            continue
+        leaves = list(_leaves(key, fields[key], named=False))
+        telling = any(not named for _, named in leaves) and sum(words(text) for text, _ in leaves) >= _TELLING
+        found += [text for text, named in leaves if named or telling]
+    return found
+
+
+def _all(fields: Mapping[str, Any]) -> list[str]:
+    return [text for key in sorted(fields) for text, _ in _leaves(key, fields[key], named=False)]
+
+
+def _leaves(key: str, value: object, *, named: bool) -> Iterator[tuple[str, bool]]:
+    """The texts under a key, each with whether that key, or one above it, is called like one that we read."""
+    called = (_LAST_WORD.findall(key) or [""])[-1].lower()
+    if called == "id" or (key in ("role", "from", "type") and isinstance(value, str) and " " not in value):
+        return
+    named = named or called in _NAMES or called.removesuffix("s") in _NAMES
+    if isinstance(value, str):
+        if value.strip():
+            yield value, named
+    elif isinstance(value, Mapping):
+        for inner in sorted(value):
+            yield from _leaves(inner, value[inner], named=named)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(key, item, named=named)
+    elif named and isinstance(value, bytes):
+        yield blake2b(value, digest_size=16).hexdigest(), named
+    elif named and value is not None:  # a number
+        yield str(value), named
+
+
+def _renders(text: str, texts: tuple[str, str, str]) -> bool:
+    """Whether a text goes through instruction, input and output in this order, and ends there."""
+    instruction, given, output = map(str.strip, texts)
+    if not instruction or not output:
+        return False
+    at = text.find(instruction)
+    if at >= 0 and given:
+        at = text.find(given, at + len(instruction))
+    last = text.rfind(output)
+    return 0 <= at < last and _CLOSED.fullmatch(text, last + len(output)) is not None
+
+
 # From bytes to JSON values
 
 
-def _values(path: Path) -> Iterator[tuple[str, object]]:
-    """Every row of a file, with where it begins. Holds one row at a time, or a few of a Parquet file."""
+def _values(path: Path, unread: Callable[[Unread], None] | None = None) -> Iterator[tuple[str, object]]:
+    """Every row of a file, with where it begins. Holds one row at a time, or a few of a Parquet file. A line that is no
+    row goes to ``unread``, where that is given."""
     with _reading(path), path.open("rb") as stored:
         head = stored.peek(4)[:4]
         if head == b"PAR1":
@@ -415,7 +706,23 @@ def _values(path: Path) -> Iterator[tuple[str, object]]:
             line = 1
             while (byte := file.peek(1)[:1]) in (b" ", b"\t", b"\r", b"\n"):
                 line += file.read(1) == b"\n"
-            yield from _Elements(file, path, line) if byte == b"[" else _lines(file, path, line)
+            if _is_csv(path) and byte not in (b"{", b"[", b""):
+                raise _csv(path)
+            yield from _Elements(file, path, line) if byte == b"[" else _lines(file, path, line, unread)
+
+
+def _is_csv(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith((".csv", ".tsv"))
+
+
+def _csv(path: Path) -> InputError:
+    return InputError(f"{path}: CSV is not read; rows come as JSONL, a JSON list or Parquet", hint=_CSV_HINT)
+
+
+def _is_heading(text: str) -> bool:
+    """Whether a line is the heading of a CSV file."""
+    cells = [cell.strip("\"' \r\n") for cell in re.split("[,;\t]", text)]
+    return len(cells) > 1 and all(cells) and any(cell.lower() in (*QUESTIONS, *ANSWERS) for cell in cells)
 
 
 @contextmanager
@@ -516,26 +823,49 @@ def _plain(value: object) -> object:
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
-def _lines(file: BinaryIO, path: Path, number: int) -> Iterator[tuple[str, object]]:
+def _lines(
+    file: BinaryIO, path: Path, number: int, unread: Callable[[Unread], None] | None
+) -> Iterator[tuple[str, object]]:
     # Split at b"\n" only: U+2028 and its kin are text.
+    begun = number
     while raw := file.readline(LIMIT + 1):
         where = f"{path}:{number}"
         whole = len(raw) <= LIMIT or raw.endswith(b"\n")
-        text = _decoded(_Decoder(), raw, path, number, final=whole)
-        if not whole:
-            size = len(raw)
-            while rest := file.readline(1 << 20):
-                size += len(rest)
-                if rest.endswith(b"\n"):
-                    break
-            raise InputError(f"{where}: a line of {size:,} bytes; {LIMIT:,} are the most", hint=_JSON_HINT)
-        if text.strip(_BLANK):
-            try:
-                value = _DECODER.decode(text.rstrip(_BLANK))
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{where}: not JSON: {_complaint(error)}", hint=_JSON_HINT) from error
-            yield where, value
+        try:
+            value = _line(file, raw, path, number, whole)
+        except InputError as error:
+            if number == begun and whole and _is_heading(raw.decode("utf-8", "replace")):
+                raise _csv(path) from error
+            if unread is None:
+                raise
+            text = raw.decode("utf-8", "replace").rstrip(_BLANK) if whole else None
+            unread(_unread(error, where, text))
+        else:
+            if value is not _BLANK:
+                yield where, value
         number += 1
+
+
+def _line(file: BinaryIO, raw: bytes, path: Path, number: int, whole: bool) -> object:
+    """The value of a line; _BLANK where there is none."""
+    size = len(raw)
+    while not whole and (rest := file.readline(1 << 20)):
+        size += len(rest)
+        if rest.endswith(b"\n"):
+            break
+    text = _decoded(_Decoder(), raw, path, number, final=whole)
+    if not whole:
+        raise InputError(f"{path}:{number}: a line of {size:,} bytes; {LIMIT:,} are the most", hint=_JSON_HINT)
+    if not text.strip(_BLANK):
+        return _BLANK
+    try:
+        return _DECODER.decode(text.rstrip(_BLANK))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}:{number}: not JSON: {_complaint(error)}", hint=_JSON_HINT) from error
+
+
+def _unread(error: InputError, where: str, value: object) -> Unread:
+    return Unread(where, error.message.removeprefix(f"{where}: "), value)
 
 
 class _Elements:
@@ -709,9 +1039,7 @@ def write_dataset(records: Iterable[Record], path: Path, format: str) -> list[Pa
 
     def counted() -> Iterator[Record]:
         for record in records:
-            lost.update(
-                field for field in ("system", "reasoning") if getattr(record, field) and field not in form.keeps
-            )
+            lost.update(key for key in ("system", "reasoning") if getattr(record, key) and key not in form.keeps)
             yield record
 
     with replacing(path) as file:
@@ -720,8 +1048,8 @@ def write_dataset(records: Iterable[Record], path: Path, format: str) -> list[Pa
             file.write(((between if count > 1 else opening) + line).encode())
         file.write((closing if count else "[]\n" if kind == ".json" else "").encode())
 
-    for field, rows in lost.items():
-        log.warning("%s: %d of %d rows have a %s, which the format %s leaves out", path, rows, count, field, format)
+    for key, rows in lost.items():
+        log.warning("%s: %d of %d rows have a %s, which the format %s leaves out", path, rows, count, key, format)
     if format == "openai" and count < 10:
         log.warning("%s: %d rows; fine-tuning at OpenAI wants at least 10", path, count)
     return [path]

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from selfinstruct import state
+from selfinstruct import contamination, state
 from selfinstruct.errors import InputError, UsageError
+from selfinstruct.filters.contamination import overlap
 from selfinstruct.filters.novelty import NoveltyIndex, compared
+from selfinstruct.inputs import BENCHMARK
 from selfinstruct.journal import Journal, Place
 from selfinstruct.loop import Kept, Rejected
+from selfinstruct.recipe import RULE, parse
 from selfinstruct.records import Evolution, Record
 from selfinstruct.replaying import Story
 from selfinstruct.shards import read_kept, read_lines, read_rejected
@@ -44,6 +47,7 @@ def lineage(folder: Path, name: str, *, with_prompts: bool = False, nearest: int
         known |= _tasks(folder, wanted - known.keys())
         found["parents"] = [known.get((task, ours)) or _told(_gone(task), {}) for task in found["parents"]]
         found["neighbour"] = known[near, None]["instruction"] if (near, None) in known else ""
+        found["overlap"] = _overlap(folder, found, story) if (found["verdict"] or {}).get("by") == RULE else None
         if story:
             found["asked"] = [_exchange(story.journal, asked) for asked in found["asked"]]
             if with_prompts:
@@ -136,6 +140,29 @@ def _exchange(journal: Journal, asked: dict[str, Any]) -> dict[str, Any]:
     reply = stored.reply
     wrote = f"(failed: {reply.error.message})" if reply.error else reply.text
     return {**asked, "wrote": wrote, "reasoning": reply.reasoning, "usage": reply.usage.model_dump()}
+
+
+def _overlap(folder: Path, found: Mapping[str, Any], story: Story | None) -> dict[str, Any] | None:
+    """What a reject shares with the item of a benchmark that it names: that item from the journal's bytes. Of a
+    benchmark that came with a replay no bytes are kept, and contamination.json has the words alone. None where a third
+    party's rule of that name means something else."""
+    where = found["verdict"]["neighbour"]
+    known = folder / "recipe.toml"  # a replay's has its own thresholds, and may have another file of that name
+    if story and known.is_file():
+        recipe = parse(known.read_text(encoding="utf-8"), str(known))
+        name = BENCHMARK + where.rpartition(":")[0]
+        content = story.journal.input(name)
+        if content is not None and story.journal.inputs()[name] == recipe.inputs.get(name):
+            texts = {key: found["record"][key] for key in ("instruction", "input", "output")}
+            shared = overlap(recipe.decontaminate, content, where, Record(**texts))
+            if shared is not None:
+                return {"eval_id": where, **shared._asdict()}
+    report = contamination.read(folder) or {"eval_sets": []}
+    for row in (row for one in report["eval_sets"] for row in one["rows"]):
+        if (row["train_id"], row["eval_id"]) == (found["name"], where):
+            words = row.get("words", "")
+            return {"eval_id": where, "item": "", "words": words, "run": None, "coverage": row["coverage"]}
+    return None
 
 
 def _add_prompts(story: Story, found: dict[str, Any]) -> None:
@@ -245,6 +272,8 @@ def tree(folder: Path, name: str) -> Tree | None:
     """
     check_evolves(folder)
     named = [line for line in origins(folder) if name in _names(line)]
+    if not named and ":" in name and "." not in name:
+        return tree(folder, f"{name}.0")
     if not named:
         return None
     number = _lineage(named[0])

@@ -83,27 +83,66 @@ def jaccard(one: Hashes, other: Hashes) -> float:
     return common / max(one.size + other.size - common, 1)
 
 
-class Signatures:
-    """The texts of a dataset as sets and signatures, in files of a folder: 512 bytes and 8 a shingle for each on disk,
-    72 in memory."""
+class _Sets:
+    """Sets of hashes in a file, 8 bytes each; 72 a set in memory."""
 
-    def __init__(self, folder: Path) -> None:
-        self._sets = (folder / "shingles").open("w+b")
-        self._signatures = (folder / "signatures").open("w+b")
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b")
         self._ends = array("Q", [0])
         self._parities = bytearray()
-        self._waiting: list[Hashes] = []
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def add(self, text: str) -> int:
-        """Take a text in, and return its position: 0, 1, 2, …"""
-        found = shingles(text)
-        self._sets.write(found.data)
+    def add(self, found: Hashes) -> None:
+        self._file.write(found.data)
         self._ends.append(self._ends[-1] + found.size)
         turned = np.bincount((found >> np.uint64(55)).astype(np.intp), minlength=_BITS) & 1
         self._parities += np.packbits(turned.astype(np.uint8)).tobytes()
+
+    def sizes(self) -> NDArray[np.int64]:
+        """How many hashes each set has."""
+        return np.diff(np.frombuffer(self._ends, np.uint64)).astype(np.int64)
+
+    def parities(self) -> Hashes:
+        """A row of 512 bits for each set: in how many they differ is at the most what is in one of two sets only."""
+        return np.frombuffer(self._parities, np.uint64).reshape(-1, _BITS // 64)
+
+    def __getitem__(self, position: int) -> Hashes:
+        start, end = self._ends[position], self._ends[position + 1]
+        self._file.seek(8 * start)
+        return np.frombuffer(self._file.read(8 * (end - start)), np.uint64)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Signatures:
+    """The texts of a dataset as sets and signatures, in files of a folder: 512 bytes and 8 a shingle for each on disk,
+    80 in memory. A text may have more to it: it is then a set with and one without that, 72 bytes more."""
+
+    def __init__(self, folder: Path) -> None:
+        self.whole = _Sets(folder / "shingles")
+        """By position: the text with what more it has."""
+        self.bare = _Sets(folder / "bare")
+        """The texts that have more, without it."""
+        self._number = array("q")
+        self._signatures = (folder / "signatures").open("w+b")
+        self._waiting: list[Hashes] = []
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def add(self, text: str, more: str = "") -> int:
+        """Take a text in, and return its position: 0, 1, 2, …"""
+        found = shingles(f"{text}\n{more}" if more else text)
+        self._number.append(len(self.bare) if more else -1)
+        if more:
+            self.bare.add(shingles(text))
+        self.whole.add(found)
         self._waiting.append(found)
         if len(self._waiting) == _BLOCK:
             self._sign()
@@ -112,25 +151,18 @@ class Signatures:
     def finish(self) -> None:
         """No more will be added."""
         self._sign()
-        self._sets.flush()
+        self.whole.flush()
+        self.bare.flush()
         self._signatures.flush()
 
     def close(self) -> None:
-        self._sets.close()
+        self.whole.close()
+        self.bare.close()
         self._signatures.close()
 
-    def sizes(self) -> NDArray[np.int64]:
-        """How many shingles each text has."""
-        return np.diff(np.frombuffer(self._ends, np.uint64)).astype(np.int64)
-
-    def parities(self) -> Hashes:
-        """A row of 512 bits for each text: in how many they differ is at the most what is in one of two sets only."""
-        return np.frombuffer(self._parities, np.uint64).reshape(-1, _BITS // 64)
-
-    def shingles(self, position: int) -> Hashes:
-        start, end = self._ends[position], self._ends[position + 1]
-        self._sets.seek(8 * start)
-        return np.frombuffer(self._sets.read(8 * (end - start)), np.uint64)
+    def numbers(self) -> NDArray[np.int64]:
+        """By position: which of the bare sets is the text's; -1 where it has no more than itself."""
+        return np.frombuffer(self._number, np.int64)
 
     def keys(self, band: int, rows: int) -> Hashes:
         """The bucket of every text in a band of so many permutations."""
@@ -175,7 +207,9 @@ class Kept:
     def __init__(self, texts: Signatures, order: NDArray[np.int64], threshold: float, folder: Path) -> None:
         self._texts, self._order, self.threshold = texts, order, threshold
         self.banding = banding(threshold)
-        self._sizes, self._parities = texts.sizes(), texts.parities()
+        self._sizes, self._parities = texts.whole.sizes(), texts.whole.parities()
+        self._numbers_of_bare = texts.numbers()
+        self._bare_sizes, self._bare_parities = texts.bare.sizes(), texts.bare.parities()
         self._seen = np.zeros(len(order), bool)
         self._folder = folder
         self.shares = np.zeros(len(order), bool)
@@ -210,27 +244,66 @@ class Kept:
         self._members = np.memmap(self._folder / "members", np.int32, "w+", shape=(max(int(ends[-1]), 1),))
 
     def nearest(self, place: int) -> Near | None:
-        """The kept text that is most similar, the earliest in the order of equals, if it is so by the threshold."""
+        """The kept text that is most similar, the earliest in the order of equals, if it is so by the threshold. Where
+        one of the two has more to it, their similarity is the lesser of that with it and that without."""
         numbers = self._numbers(place)
         parts = [self._members[start:end] for start, end in zip(self._start[numbers], self._free[numbers], strict=True)]
         found = self._once(np.concatenate(parts)) if parts else np.empty(0, np.intp)
-        if not found.size:
-            return None
         position = int(self._order[place])
-        sizes = self._sizes[self._order[found]]
-        # What is in one of the two only is a part of both together that the threshold bounds.
-        apart = np.bitwise_count(self._parities[self._order[found]] ^ self._parities[position]).sum(1, np.int64)
-        possible = apart <= (sizes + self._sizes[position]) * (1 - self.threshold) / (1 + self.threshold) + 1e-6
-        found, sizes = found[possible], sizes[possible]
+        bare = len(self._texts.bare) > 0
+        found = found[self._possible(position, self._order[found])]
+        if bare and found.size:
+            found = found[self._possible(position, self._order[found], bare=True)]
         if not found.size:
             return None
-        own = self._texts.shingles(position)
-        sets = np.concatenate([self._texts.shingles(position) for position in self._order[found].tolist()])
-        there = own[np.minimum(np.searchsorted(own, sets), own.size - 1)] == sets
-        common = np.add.reduceat(there, np.cumsum(sizes) - sizes, dtype=np.int64)
-        scores = common / (sizes + own.size - common)
+        scores = self._scores(position, self._order[found])
+        if bare:
+            high = scores >= self.threshold
+            found, scores = found[high], scores[high]
+            if not found.size:
+                return None
+            scores = np.minimum(scores, self._scores(position, self._order[found], bare=True))
         best = int(scores.argmax())  # the first of equals
         return Near(int(found[best]), float(scores[best])) if scores[best] >= self.threshold else None
+
+    def _possible(self, position: int, others: NDArray[np.int64], *, bare: bool = False) -> NDArray[np.bool_]:
+        """Which of the others can be similar enough: what is in one of two sets only is a part of both together that
+        the threshold bounds."""
+        parities, own = self._bits(others, bare), self._bits(np.array([position]), bare)
+        apart = np.bitwise_count(parities ^ own).sum(1, np.int64)
+        sizes = self._counts(others, bare) + self._counts(np.array([position]), bare)
+        possible: NDArray[np.bool_] = apart <= sizes * (1 - self.threshold) / (1 + self.threshold) + 1e-6
+        return possible
+
+    def _scores(self, position: int, others: NDArray[np.int64], *, bare: bool = False) -> NDArray[np.float64]:
+        """The similarity with each of the others, of which there are some."""
+        own, sizes = self._set(position, bare), self._counts(others, bare)
+        sets = [self._set(other, bare) for other in others.tolist()]
+        if not own.size or not sizes.all():  # with no words but in what more they have
+            return np.array([jaccard(own, other) if own.size or other.size else 1.0 for other in sets])
+        together = np.concatenate(sets)
+        there = own[np.minimum(np.searchsorted(own, together), own.size - 1)] == together
+        common = np.add.reduceat(there, np.cumsum(sizes) - sizes, dtype=np.int64)
+        scores: NDArray[np.float64] = common / (sizes + own.size - common)
+        return scores
+
+    def _set(self, position: int, bare: bool) -> Hashes:
+        number = int(self._numbers_of_bare[position]) if bare else -1
+        return self._texts.bare[number] if number >= 0 else self._texts.whole[position]
+
+    def _counts(self, positions: NDArray[np.int64], bare: bool) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = self._sizes[positions]
+        if bare:
+            numbers = self._numbers_of_bare[positions]
+            found[numbers >= 0] = self._bare_sizes[numbers[numbers >= 0]]
+        return found
+
+    def _bits(self, positions: NDArray[np.int64], bare: bool) -> Hashes:
+        found: Hashes = self._parities[positions]
+        if bare:
+            numbers = self._numbers_of_bare[positions]
+            found[numbers >= 0] = self._bare_parities[numbers[numbers >= 0]]
+        return found
 
     def keep(self, place: int) -> None:
         """The text stays: later ones are compared with it."""

@@ -24,7 +24,7 @@ from selfinstruct.filters import asking_stages, check_filters
 from selfinstruct.filters.contamination import Benchmarks, check_decontamination, overlapping
 from selfinstruct.filters.novelty import tokens
 from selfinstruct.formats import read_dataset
-from selfinstruct.inputs import Inputs, Sources
+from selfinstruct.inputs import BENCHMARK, Inputs, Sources
 from selfinstruct.journal import Journal
 from selfinstruct.lock import Lock, at_work, owner
 from selfinstruct.loop import Loop
@@ -135,6 +135,11 @@ class Run:
         """Stop now. What had arrived is in the journal."""
         self._asked_to = "leave"
 
+    @property
+    def benchmarks(self) -> Benchmarks | None:
+        """What the records are held against, once ``check`` has read it."""
+        return self._benchmarks
+
     def records(self) -> Iterator[Record]:
         """What is kept, as the folder stands, with where each came from."""
         return (record for record, _ in read_kept(self.folder))
@@ -222,8 +227,9 @@ class Run:
         elif not answered(self.recipe):
             return  # its rows are drafts, and go by the rule
         else:
-            rows = enumerate(read_dataset(source), 1)
-            given, what = ((f"row {number}", row) for number, row in rows), f"{source}"
+            # As `explain` and the names of an evolution count them.
+            rows = enumerate(read_dataset(source))
+            given, what = ((f"row {number}, counted from 0,", row) for number, row in rows), f"{source}"
         found = list(dict(overlapping(benchmarks, given)).items())
         for name, told in found[:TOLD_OF]:
             log.warning("%s: %s overlaps a benchmark, and stays: %s", what, name, told)
@@ -413,15 +419,19 @@ class Run:
         task = asyncio.ensure_future(loop.run(shards))
         drained: asyncio.Future[None] | None = None
         under_way: list[asyncio.Future[Any]] = [task]
+
+        def decided() -> Mapping[str, Any]:  # while it catches up, what was vouched for before is more
+            return max(shards.decided(), verdicts.vouched, key=lambda one: int(one["bytes"]))
+
         try:
-            ledger.write("running", shards.decided())
+            ledger.write("running", decided())
             saved = time.monotonic()
             while not task.done():
                 await asyncio.wait({task}, timeout=TICK)
                 shards.flush()
                 if time.monotonic() - saved > SAVE:
                     lock.beat()
-                    ledger.write("running", shards.decided())
+                    ledger.write("running", decided())
                     saved = time.monotonic()
                 self._out.put(ledger.look("running", loop.waiting))
                 if self._asked_to == "drain" and drained is None:
@@ -438,13 +448,13 @@ class Run:
                     shards.close()
                 finally:
                     told = error.message if isinstance(error, SelfInstructError) else repr(error)
-                    ledger.write("stopped", shards.decided(), told)
+                    ledger.write("stopped", decided(), told)
             raise
         await cancelled(under_way)
         if final == "complete":
             shards.draw_sample()
         shards.close()
-        ledger.write(final, shards.decided())
+        ledger.write(final, decided())
         self._out.put(ledger.look(final))
 
     def _refuse_unread_steering(self, recipe: Recipe, drafter: Drafter) -> None:
@@ -527,10 +537,14 @@ def _pick(style: str, engine: Engine) -> Style:
 
 
 def _changed(folder: Path, changed: list[str]) -> UsageError:
+    if any(line.startswith(f'inputs."{BENCHMARK}') for line in changed):
+        again = f"`selfinstruct replay {folder} --decontaminate FILE --out NEW` holds what is there against a benchmark"
+    else:
+        again = "`selfinstruct replay` applies new thresholds to the replies that are there"
     return UsageError(
         f"{folder} was made with other settings:\n" + "\n".join(f"  {line}" for line in changed),
         hint="give the old settings to go on, another --out to keep both, or --fresh to throw the old run away; "
-        "`selfinstruct replay` applies new thresholds to the replies that are there",
+        + again,
     )
 
 

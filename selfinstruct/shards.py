@@ -17,6 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfinstruct import __version__
 from selfinstruct.card import Sample, card
 from selfinstruct.errors import InputError, UsageError
 from selfinstruct.files import replacing, write_whole, writing
@@ -133,8 +134,9 @@ class Shards:
             self._let_go()
 
     def decided(self) -> dict[str, Any]:
-        """How much of the rejects is on disk and what this run would write: their bytes, and the SHA-256 of these."""
-        return self._rejects.vouched()
+        """How much of the rejects is on disk and what this run would write: their bytes, the SHA-256 of these, and our
+        version, for another one may judge otherwise."""
+        return {**self._rejects.vouched(), "version": __version__}
 
     def draw_sample(self) -> None:
         """Write the training subset of a finished run: so many of its rows, each with the same probability.

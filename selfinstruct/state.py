@@ -193,8 +193,9 @@ class _Usage(BaseModel, strict=True):
 
 
 class _Decided(BaseModel, strict=True):
-    bytes: int
+    bytes: int = Field(ge=0)
     sha256: str
+    version: str
 
 
 class _Told(BaseModel, strict=True):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from selfinstruct import __version__
 from selfinstruct.files import writing
 from selfinstruct.records import Objection
 
@@ -15,8 +16,8 @@ from selfinstruct.records import Objection
 class Verdicts:
     """The rejects of a run folder as far as ``decided`` of its run.json vouches for them, step after step.
 
-    All steps before the last line's are known: what of theirs is not among the rejects had passed. ``verify`` takes
-    nothing of this on trust, and judges all anew.
+    That of another version of this program counts for nothing. All steps before the last line's are known: what of
+    theirs is not among the rejects had passed. ``verify`` takes nothing of this on trust, and judges all anew.
     """
 
     def __init__(self, path: Path, decided: Mapping[str, Any]) -> None:
@@ -26,9 +27,12 @@ class Verdicts:
         self._last = 0
         """The step of the last line read: of those before it all is here."""
         self._file: BinaryIO | None = None
+        self.vouched: Mapping[str, Any] = {"bytes": 0}
+        """``decided``, if it holds still."""
         with writing(path):
-            if path.is_file() and decided and _begins_with(path, decided["bytes"], decided["sha256"]):
-                self._file, self._left = path.open("rb"), decided["bytes"]
+            same = bool(decided) and decided["version"] == __version__ and path.is_file()
+            if same and _begins_with(path, decided["bytes"], decided["sha256"]):
+                self._file, self._left, self.vouched = path.open("rb"), decided["bytes"], decided
         self._advance()
 
     def known(self, step: int) -> bool:

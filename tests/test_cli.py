@@ -510,7 +510,7 @@ def test_export_warns_of_what_a_format_leaves_out(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"instruction": "Say so.", "output": "So.", "system": "Be brief."}\n')
     said = apart("export", "rows.jsonl", "--out", "x.json", cwd=tmp_path)
     assert said.code == 0
-    assert said.err.startswith("note: x.json: 1 of 1 rows have a system")
+    assert said.err.startswith("warning: x.json: 1 of 1 rows have a system")
 
 
 def test_doctor_reaches_the_model_and_times_a_call(call: Call) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import logging
+import re
 import shutil
 import sqlite3
 import sys
@@ -13,17 +15,22 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pyarrow
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 from runfolders import KINDS, dataset, finish, found, lines, plan, run_of, stored_keys, told, watched
 
 import selfinstruct.run
 from selfinstruct.benchmarks import names_of, read_items
 from selfinstruct.cli import main
+from selfinstruct.cli.explain import ABOUT, about
 from selfinstruct.errors import InputError, UsageError
 from selfinstruct.filters import Rules
-from selfinstruct.filters.contamination import Benchmarks, Hit, nearest
+from selfinstruct.filters.contamination import TOLD, Benchmarks, Hit, nearest, overlap
+from selfinstruct.filters.novelty import tokens
 from selfinstruct.lineage import lineage
 from selfinstruct.recipe import Decontaminate, Recipe, decontaminated, load
 from selfinstruct.records import Record
@@ -86,6 +93,50 @@ def test_every_hit_is_the_references(
             coverage = 1.0 if item == words else covered / len(item)
             expected.append((line, run, coverage, tuple(rule for rule, offends in tests.items() if offends)))
     assert [(hit.line, hit.run, hit.coverage, hit.rules) for hit in hits] == expected
+
+
+@given(
+    items=st.lists(WORDS.filter(bool), min_size=1, max_size=4),
+    words=WORDS,
+    gap=st.sampled_from([" ", ", ", "\n"]),
+)
+def test_the_words_that_are_told_stand_in_the_item_and_in_the_record(
+    items: list[list[str]], words: list[str], gap: str
+) -> None:
+    table = Decontaminate(words=3, grams=2)
+    benchmarks = held(*map(gap.join, items), table=table)
+    record = Record(instruction=gap.join(words))
+    for hit in benchmarks.hits(record):
+        shared = benchmarks.words(hit)
+        assert f" {shared} " in f" {' '.join(items[hit.line - 1])} " and f" {shared} " in f" {' '.join(words)} "
+        assert len(shared.split()) == (len(items[hit.line - 1]) if hit.exact else hit.run)
+        # Told of the item alone, as `explain` does, it is the same, however the file is laid out.
+        for name, content in (
+            ("b.jsonl", written(*map(gap.join, items))),
+            ("b.json", json.dumps({"rows": [{"row_idx": 0, "row": {"q": gap.join(item)}} for item in items]}).encode()),
+        ):
+            told = overlap(table, content, f"{name}:{hit.line if name == 'b.jsonl' else 1}", record)
+            assert told is not None and told.item in map(gap.join, items)
+            if name == "b.jsonl":
+                assert told == (gap.join(items[hit.line - 1]), shared, hit.run, round(hit.coverage, 4))
+
+
+def test_words_that_are_told_are_cut_and_unspaced_scripts_stay_so() -> None:
+    long = " ".join(f"w{n}" for n in range(50))
+    benchmarks = held("谁写了这本非常有名的书？", long)  # noqa: RUF001
+    (han,) = benchmarks.hits(Record(instruction="谁写了, 这本非常有名的书"))
+    assert benchmarks.words(han) == "谁写了这本非常有名的书"
+    (cut,) = benchmarks.hits(Record(instruction=f"So: {long}"))
+    assert benchmarks.words(cut) == " ".join(long.split()[:TOLD]) + " …"
+
+
+@given(before=st.text(max_size=900), after=st.text(max_size=900), gap=st.sampled_from([" ", ", ", "\n", " – "]))  # noqa: RUF001
+def test_an_item_is_cut_to_what_lies_about_the_shared_words(before: str, after: str, gap: str) -> None:
+    words = [f"Zebra{n}" for n in range(13)]
+    text = f"{before} {gap.join(words)} {after}"
+    shown = about(text, " ".join(tokens(gap.join(words), "unicode")))
+    assert gap.join(words) in shown and shown.strip("…") in text
+    assert len(shown) <= len(gap.join(words)) + 2 * ABOUT + 2
 
 
 SCRIPTS = {
@@ -236,11 +287,117 @@ def test_no_text_breaks_the_rules() -> None:
         ("a.json", '{"question": "a"}\n{"question": "b"}\n', {1: ["a"], 2: ["b"]}),
         ("a.txt", "\ufeffone line\n\n  two\u2028lines \n", {1: ["one line"], 3: ["  two\u2028lines "]}),
         ("A.JSONL", '{"question": "a", "prompt": "a"}', {1: ["a"]}),
+        (  # the hub's rows API
+            "a.json",
+            '{"features": [{"feature_idx": 0, "name": "question", "type": {"dtype": "string"}}],\n"rows": [\n'
+            '{"row_idx": 0, "row": {"question": "a", "answer": "no"}, "truncated_cells": []},\n'
+            '{"row_idx": 1, "row": {"sum": "b"}, "truncated_cells": ["no"]}]}',
+            {3: ["a"], 4: ["b"]},
+        ),
+        (  # BIG-bench
+            "a.json",
+            '{"keywords": ["no"], "metrics": ["no"],\n"examples": [{"input": "a", "target": "no"}], "answers": ["no"]}',
+            {2: ["a"]},
+        ),
+        ("a.json", '{"sizes": [1, 2],\n"first": ["a"],\n"second": [{"x": "b"}]}', {2: ["a"], 3: ["b"]}),
     ],
 )
 def test_what_is_compared_of_a_file(name: str, text: str, items: dict[int, list[str]]) -> None:
-    for source, content in ((name, text.encode()), (f"{name}.gz", gzip.compress(text.encode()))):
+    packed, whole = gzip.compress(text.encode()), zstandard.compress(text.encode())
+    frames = b"".join(map(zstandard.compress, (text[:5].encode(), text[5:].encode())))
+    for source, content in (
+        (name, text.encode()),
+        (f"{name}.gz", packed),
+        (f"{name}.zst", whole),
+        (f"{name}.zst", frames),
+        (name, packed),  # the first bytes tell
+        (name, whole),
+    ):
         assert {item.line: list(item.texts) for item in read_items(content, source, source)} == items
+
+
+def table(rows: list[dict[str, Any]], **more: Any) -> bytes:
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), file, **more)
+    return file.getvalue()
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
+ROW = st.fixed_dictionaries(
+    {
+        "question": TEXT,
+        "answer": TEXT,
+        "turns": st.lists(TEXT, min_size=1, max_size=2),
+        "data": st.fixed_dictionaries({"x": TEXT, "context": TEXT, "n": st.integers(0, 9)}),
+        "messages": st.lists(
+            st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": TEXT}), min_size=1
+        ),
+        "image": st.fixed_dictionaries({"bytes": st.binary(max_size=4)}),
+    }
+)
+
+
+@settings(max_examples=50)
+@given(
+    rows=st.lists(ROW, min_size=1, max_size=5),
+    size=st.integers(1, 3),
+    keys=st.sets(st.sampled_from(["question", "turns", "data", "messages"])),
+)
+def test_parquet_holds_the_items_that_the_same_rows_hold_as_lines(
+    rows: list[dict[str, Any]], size: int, keys: set[str]
+) -> None:
+    rows = [{"answer": row["answer"], **{key: row[key] for key in keys}, "image": row["image"]} for row in rows]
+    content = table(rows, row_group_size=size)
+    lined = "".join(json.dumps({**row, "image": None}) + "\n" for row in rows).encode()
+
+    def read(content: bytes, name: str) -> list[tuple[str, ...]] | str:
+        try:
+            items = list(read_items(content, name, "source"))
+        except InputError as error:
+            return error.message
+        assert [item.line for item in items] == list(range(1, len(rows) + 1))
+        return [item.texts for item in items]
+
+    for name, packed in (
+        ("b.parquet", content),
+        ("B.PARQUET.ZST", zstandard.compress(content)),
+        ("b.parquet.gz", gzip.compress(content)),
+        ("b", content),
+    ):
+        assert read(packed, name) == read(lined, "b.jsonl")
+
+
+@pytest.mark.parametrize(("name", "library"), [("b.jsonl.zst", "zstandard"), ("b.parquet", "pyarrow")])
+def test_a_package_that_is_missing_is_named_with_its_extra(
+    name: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"question": "What is asked here?"}]
+    (tmp_path / name).write_bytes(
+        table(rows) if library == "pyarrow" else zstandard.compress(json.dumps(rows).encode())
+    )
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UsageError, match=f"{name}: reading it takes the package {library}") as error:
+        run_of(tmp_path / "run", plan(num=5), decontaminate=[tmp_path / name]).check()
+    assert "selfinstruct[data]" in error.value.hint
+
+
+def test_items_without_a_word_do_not_count_and_are_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = tmp_path / "bench.jsonl"
+    bench.write_bytes(written("???", "Which of these numbers is prime?", "", "…") + b'{"id": 7}\n' + written("Why?"))
+    with caplog.at_level(logging.WARNING):
+        finish(tmp_path / "run", plan(num=5), decontaminate=[bench])
+        replay(tmp_path / "run", [], tmp_path / "again")
+        verify(tmp_path / "run")
+    assert caplog.messages == [f"{bench}: 4 items have no word, and are left out of the count"]
+    (one,) = report(tmp_path / "run")["eval_sets"]
+    assert one["items"] == 2
+    benchmarks = Benchmarks(USUAL, {"bench.jsonl": bench.read_bytes()})
+    assert only(benchmarks, "why") is not None and benchmarks.items == [2]
+    assert [benchmarks.where(hit) for hit in benchmarks.hits(Record(instruction="why"))] == ["bench.jsonl:6"]
+    with pytest.raises(InputError, match=r"b.txt: no text to compare with"):
+        Benchmarks(USUAL, {"b.txt": b"???\n"})
 
 
 JSON = st.recursive(
@@ -280,7 +437,13 @@ def test_rows_are_the_same_in_every_wrapping_or_the_file_says_nothing(
         ("b.json", b'[{"question": "a"},\n\n{]', "b.json:3: not JSON"),
         ("b.json", b"", "b.json:1: not JSON"),
         ("b.txt", b"good\nb\xff\xfe", "b.txt:2: not UTF-8"),
-        ("b.parquet", b"PAR1\x15\x04\x80", "b.parquet:1: not UTF-8"),
+        ("b.parquet", b"PAR1\x15\x04\x80", "b.parquet: not Parquet that can be read, after row 0"),
+        ("b.parquet", table([{"question": "a b c"}])[:40] + b"\0" * 40, "b.parquet: not Parquet that can be read"),
+        ("b.parquet", table([{"n": 3}]), "b.parquet: no text to compare with"),
+        ("b.jsonl.zst", b"{}", "b.jsonl.zst: not whole as .zst"),
+        ("b.jsonl.zst", zstandard.compress(b'{"question": "a b"}\n')[:-3], "b.jsonl.zst: not whole as .zst"),
+        ("b.csv", b"question,answer\na,b\n", "b.csv: CSV is not read: convert it to JSONL"),
+        ("b.TSV.gz", gzip.compress(b"question\tanswer\n"), "b.TSV.gz: TSV is not read: convert it to JSONL"),
         ("b.txt.gz", b"plain", "b.txt.gz: not whole as .gz"),
         ("b.jsonl.gz", gzip.compress(b'{"question": "a b"}\n')[:-9], "b.jsonl.gz: not whole as .gz"),
         ("b.txt", b"\n \n", "b.txt: no text to compare with"),
@@ -400,6 +563,18 @@ def test_nothing_that_overlaps_is_kept_or_paid_for(
     assert [row["train_id"] for row in one["rows"] if row["in"] == "dropped"] == [line["name"] for line in dropped]
     assert {row["eval_id"] for row in one["rows"] if row["in"] == "dropped"} <= {line["neighbour"] for line in dropped}
     assert one["items"] == len(lines(bench))
+    asked = lines(bench)
+    for line in dropped:
+        shared = (lineage(folder, line["name"]) or {})["overlap"]
+        row = next(row for row in one["rows"] if row["train_id"] == line["name"])
+        assert shared["eval_id"] == line["neighbour"] == row["eval_id"]
+        assert shared["item"] == asked[int(line["neighbour"].rpartition(":")[2]) - 1]["question"]
+        assert (shared["words"], shared["coverage"]) == (row["words"], row["coverage"])
+        said = f"{line['instruction']}\n{line['input']}\n{line['output']}"
+        for text in (said, shared["item"]):
+            words = shared["words"].removesuffix(" …")
+            assert f" {words} " in f" {' '.join(tokens(text, 'unicode'))} "
+            assert len(words.split()) <= TOLD
     assert one["overlapped"]["dropped"]["any"] <= one["items"]
     assert "contamination.json" in told(folder)["sha256"]
     assert f"| bench.jsonl | {one['sha256'][:12]} | {one['items']} |" in (folder / "README.md").read_text("utf-8")
@@ -439,11 +614,16 @@ def test_a_finished_run_is_held_against_a_benchmark_later(
     assert not overlapping(out, bench)
     assert overlapping(plain[kind], bench)
     assert dropped and report(out)["overlapping"]["dropped"] == len(dropped)
+    # The folder's own journal holds no benchmark: the words that are told are the report's.
+    shared = (lineage(out, dropped[0]["name"]) or {})["overlap"]
+    assert shared["item"] == "" and shared["words"]
+    assert shared["words"] in [row["words"] for row in report(out)["eval_sets"][0]["rows"]]
     # Switched off, the rule drops nothing and the report still tells.
     replay(plain[kind], [], tmp_path / "told", decontaminate=[bench], without=["contaminated"])
     assert found(tmp_path / "told")["data/train-00000.jsonl"] == found(plain[kind])["data/train-00000.jsonl"]
     (one,) = report(tmp_path / "told")["eval_sets"]
     assert one["overlapped"]["data"]["any"] == one["items"]
+    assert one["lines"]["exact"] == {"share": round(one["overlapped"]["data"]["exact"] / one["items"], 6)}
     assert one["lines"]["8-gram"]["above"] == (one["overlapped"]["data"]["8-gram"] > 0.02 * one["items"])
     assert report(tmp_path / "told")["overlapping"]["dropped"] == 0
 
@@ -474,7 +654,12 @@ def test_a_begun_run_is_held_to_its_benchmarks(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r'inputs\."benchmark:bench.txt"|inputs\."benchmark:test_') as error:
             finish(tmp_path / "run", plan(num=20), decontaminate=files)
         assert "--fresh" in error.value.hint
+        assert f"`selfinstruct replay {tmp_path / 'run'} --decontaminate FILE --out NEW`" in error.value.hint
     assert (found(tmp_path / "run"), stored_keys(tmp_path / "run")) == (there, keys)
+    (tmp_path / "run" / "contamination.json").write_text("{}")  # as docs/runs.md says, it is written again
+    bench.write_text("one question\n")
+    finish(tmp_path / "run", plan(num=10), decontaminate=[bench])
+    assert found(tmp_path / "run") == there
     finish(tmp_path / "run", plan(num=10), fresh=True)
     assert "contamination.json" not in found(tmp_path / "run")
 
@@ -498,8 +683,11 @@ def test_seeds_and_rows_that_overlap_stay_and_are_told_of(tmp_path: Path, caplog
     recipe = plan("evolve/wizardlm")
     with caplog.at_level(logging.WARNING):
         run_of(tmp_path / "evolved", recipe, source=source, decontaminate=[bench]).check()
-    assert caplog.messages == [f"{source}: row 6 overlaps a benchmark, and stays: exact: says the same as bench.txt:2"]
+    assert caplog.messages == [
+        f"{source}: row 5, counted from 0, overlaps a benchmark, and stays: exact: says the same as bench.txt:2"
+    ]
     finish(tmp_path / "evolved", recipe, source=source, decontaminate=[bench])
+    assert "number 5 " in (lineage(tmp_path / "evolved", "evolve:5") or {})["record"]["instruction"]
     (one,) = report(tmp_path / "evolved")["eval_sets"]
     assert [row["in"] for row in one["rows"]].count("data") == 1
     assert one["overlapped"]["data"]["exact"] == 1
@@ -556,17 +744,36 @@ def test_the_command_line_takes_benchmarks_and_every_verb_tells_of_the_rule(
     words = ("generate", "--model", model, "--num", 40, "--out", "run", "--decontaminate", bench)
     code, out, _ = call(*words, "--dry-run")
     assert code == 0 and "bootstrap" in out and not Path("run").exists()
+    assert f"1 benchmark, {len(lines(bench))} items\n" in out
+    Path("more.txt").write_text("What is said here?\n" * 1204)
+    code, out, _ = call(*words, "--decontaminate", "more.txt", "--dry-run")
+    assert code == 0 and f"2 benchmarks, {1204 + len(lines(bench)):,} items\n" in out
     Path("bad.jsonl").write_text("{")
     code, _, err = call(*words, "--decontaminate", "bad.jsonl", "--dry-run")
     assert code == 3 and "bad.jsonl:1: not JSON" in err
     code, out, _ = call(*words, "-q")
     assert code == 0 and "contaminated" in out
+    dropped = report(Path("run"))["eval_sets"][0]["overlapped"]["dropped"]["any"]
+    line = (
+        f"bench.jsonl: of {len(lines(bench))} items {dropped} overlap what was rejected as contaminated, 0 what is in"
+    )
+    assert line in out and "run/contamination.json" in out.partition("next:")[2]
+    code, out, _ = call(*words, "-q", "--json")
+    assert json.loads(out)["benchmarks"] == [
+        {"eval_set": "bench.jsonl", "items": len(lines(bench)), "dropped": dropped, "data": 0, "seeds": 0}
+    ]
     name = rejects(Path("run"))[0]["name"]
     code, out, _ = call("show", "run", "--rejected")
     assert code == 0 and name in out and "bench.jsonl:" in out
     code, out, _ = call("explain", "run", name, "--prompt")
     assert code == 0 and "rejected at draft by contaminated" in out and "bench.jsonl:" in out
-    assert lineage(Path("run"), name) is not None
+    shared = (lineage(Path("run"), name) or {})["overlap"]
+    assert re.search(r"bench.jsonl:\d+ asks:\n", out) and shared["item"].split("\n")[0][:80] in out
+    assert f"    {shared['words']}\n" in out
+    bench.rename("moved.jsonl")  # the journal has it
+    code, again, _ = call("explain", "run", name, "--json")
+    assert code == 0 and json.loads(again)["overlap"] == shared
+    Path("moved.jsonl").rename(bench)
     code, out, _ = call("verify", "run")
     assert code == 0 and "contamination.json" in out
     code, out, _ = call("replay", made, "--decontaminate", bench, "--out", "again")
@@ -576,6 +783,15 @@ def test_the_command_line_takes_benchmarks_and_every_verb_tells_of_the_rule(
     source = dataset(tmp_path)
     bench = tmp_path / "bench.txt"
     bench.write_text("Say what the number 4 is good for.\n")
+    plan_of = ("answer", source, "--model", model, "--out", "planned", "--decontaminate", bench, "--dry-run")
+    for more, asked in (((), 39), (("--without", "contaminated"), 40)):
+        code, out, _ = call(*plan_of, *more)
+        assert code == 0 and re.search(rf"^answer +{asked} ", out, re.MULTILINE)
+        assert ("1 row overlaps one and goes unanswered" in out) == (asked == 39)
+        code, out, _ = call(*plan_of, *more, "--json")
+        told_us = json.loads(out)
+        assert told_us["stages"][0]["requests"] == asked
+        assert (told_us["benchmarks"], told_us["rows_that_overlap"]) == ({"bench.txt": 1}, 40 - asked)
     for verb in ("answer", "evolve"):
         code, out, err = call(
             verb,
@@ -591,3 +807,4 @@ def test_the_command_line_takes_benchmarks_and_every_verb_tells_of_the_rule(
         )
         assert code == 0, err
         assert report(Path(verb))["overlapping"]["dropped" if verb == "answer" else "data"] == 1
+        assert "bench.txt: of 1 items " in out and f"{verb}/contamination.json" in out

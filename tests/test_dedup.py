@@ -314,7 +314,102 @@ def test_steps_tell_how_far_it_is(tmp_path: Path) -> None:
         assert done == sorted(done) and done[-1] == [s.total for s in steps if s.stage == stage][-1]
 
 
+# Rows of other shapes
+
+USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda text: {"prompt": "Say it.", "response": text},
+        lambda text: {"instruction": "Say it.", "answer": text},
+        lambda text: {"prompt": "Say it.", "answer": text},
+        lambda text: {"instruction": "Say it.", "outputs": [text]},
+        lambda text: {"instruction": "Say it.", "Output": text},
+        lambda text: {"prompt": "Say it.", "chosen": text, "rejected": "no"},
+        lambda text: {"prompt": "Say it.", "chosen": "yes", "rejected": text},
+        lambda text: {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [{"role": "assistant", "content": text}]},
+        lambda text: {"instruction": "Say it.", "context": text, "output": "o"},
+        lambda text: {"instruction": "Say it.", "output": "o", "explanation": f"that is so because of {text}"},
+        lambda text: {"messages": [USER, {**ASSISTANT, "content": None, "tool_calls": [{"function": {"name": text}}]}]},
+        lambda text: {"messages": [USER, ASSISTANT, {"role": "tool", "content": text}]},
+        lambda text: {"messages": [{"role": "user", "content": [{"type": "text", "text": text}]}, ASSISTANT]},
+        lambda text: {"messages": [{"role": "user", "content": [{"type": "image", "url": text}]}, ASSISTANT]},
+        lambda text: {"text": text},
+        lambda text: {"question": "Which?", "choices": [text, "none"], "answer": 0},
+    ],
+)
+def test_rows_that_differ_in_any_text_stay_and_those_that_do_not_go(shape: Any, tmp_path: Path) -> None:
+    rows = [{**shape(text), "id": n} for n, text in enumerate(("Oslo", "Rome", "oslo!", "Rome"))]
+    report = run([write(tmp_path / "in.jsonl", rows)], tmp_path / "out", keep="first")
+    assert kept(tmp_path / "out") == rows[:2] and report["dropped"] == {"duplicate": 2}
+
+
+def test_a_guideline_that_all_rows_repeat_makes_none_alike(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    guide = " ".join(rng.choices(WORDS, k=200))
+    rows = [
+        {"instruction": " ".join(rng.choices(WORDS, k=7)), "output": " ".join(rng.choices(WORDS, k=7)), "guide": guide}
+        for _ in range(100)
+    ]
+    assert run([write(tmp_path / "in.jsonl", [*rows, rows[3]])], tmp_path / "out")["dropped"] == {"duplicate": 1}
+
+
+def test_a_filled_template_beside_the_row_changes_nothing(tmp_path: Path) -> None:
+    plain = sample(40, seed=2)
+    filled = [{**row, "text": f"Below is it.\n### {row['instruction']}\n### {row['output']}"} for row in plain]
+    one, other = write(tmp_path / "a.jsonl", plain), write(tmp_path / "b.jsonl", filled)
+    alone = run([one], tmp_path / "alone")
+    both = run([one, other], tmp_path / "both")
+    assert both["kept"] == alone["kept"]
+
+
+# Rows that cannot be read
+
+
+def test_bad_rows_are_set_aside_when_asked_and_stop_everything_otherwise(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.jsonl", sample(30))
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([*rows[:10], "{", *rows[10:], '{"messages": "x"}', ""]))
+    assert "in.jsonl:11: not JSON" in cli(path, "--out", tmp_path / "out", code=3).stderr
+    assert not (tmp_path / "out").exists()
+    done = cli(path, "--out", tmp_path / "out", "--skip-bad")
+    assert "2  could not be read" in done.stdout and f"{tmp_path / 'out'}/unread.jsonl" in done.stdout
+    assert read(tmp_path / "out" / "unread.jsonl") == [
+        {
+            "at": f"{path}:11",
+            "why": "not JSON: Expecting property name enclosed in double quotes (column 2)",
+            "row": "{",
+        },
+        {"at": f"{path}:32", "why": "`messages` must be a list, found text: 'x'", "row": {"messages": "x"}},
+    ]
+    report = json.loads((tmp_path / "out" / "dedup.json").read_text(encoding="utf-8"))
+    assert (report["rows"], report["unread"], report["inputs"][0]["unread"]) == (30, 2, 2)
+    assert "2 rows that could not be read" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    clean = run([write(tmp_path / "clean.jsonl", sample(30))], tmp_path / "clean")
+    assert kept(tmp_path / "clean") == kept(tmp_path / "out") and clean["unread"] == 0
+    assert not (tmp_path / "clean" / "unread.jsonl").exists()
+    assert "30 rows, 2 more could not be read" in cli(path, "--dry-run", "--skip-bad").stdout
+    cli(path, "--out", tmp_path / "out", "--skip-bad", "--fresh")
+    (tmp_path / "none.jsonl").write_text("{\n")
+    assert "none of its 1 rows" in cli(tmp_path / "none.jsonl", "--out", tmp_path / "x", "--skip-bad", code=3).stderr
+
+
 # Refusals
+
+
+def test_a_run_folder_is_no_place_for_a_result_and_a_result_is_no_run(tmp_path: Path) -> None:
+    path, out = write(tmp_path / "in.jsonl", sample(10)), tmp_path / "runs" / "first"
+    write(out / "lineage.jsonl", [])
+    with pytest.raises(UsageError, match="first is a run folder, not a result of dedup"):
+        run([path], out, fresh=True)
+    cli(path, "--out", tmp_path / "result")
+    for verb, wanted in (("show", "is a result of dedup, not a run folder"), ("status", "is a result of dedup")):
+        told = selfinstruct(verb, tmp_path / "result", code=2).stderr
+        assert wanted in told and f"{tmp_path / 'result' / 'data'}" in told
+    for folder in (tmp_path, tmp_path / "runs"):
+        assert f"`selfinstruct status {tmp_path / 'runs'}/*`" in selfinstruct("status", folder, code=2).stderr
 
 
 def test_a_folder_that_is_not_empty_is_refused_and_stays(tmp_path: Path) -> None:
@@ -379,12 +474,16 @@ def test_left_halfway_it_leaves_nothing(tmp_path: Path) -> None:
 # The command
 
 
-def cli(*words: object, code: int = 0, **settings: Any) -> subprocess.CompletedProcess[str]:
+def selfinstruct(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "selfinstruct", "dedup", *map(str, words)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "selfinstruct", *map(str, words)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == code, done.stderr
     return done
+
+
+def cli(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    return selfinstruct("dedup", *words, code=code)
 
 
 def test_the_command_tells_what_went_and_shows_the_least_convincing(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ CHEAP = (
     "growth",
     "intent",
     "distance",
-    "repetition",
+    "circles",
     "duplicate",
     "novelty",
 )

@@ -294,7 +294,7 @@ def test_what_is_shown_passes_the_rules_that_judge_what_is_made_of_it(
     evolution = Evolution(lineage=0, root="row", round=1, direction=FRAMES[frame], may_add=may_add, before=before)
     made = {"instruction": prompt, "output": after} if frame == "answer" else {"instruction": after}
     recipe = load(preset.get(frame, "evolve/wizardlm"))
-    for rule in ("frame-leak", "copied", "declines", "unchanged", "growth", "intent", "distance", "repetition"):
+    for rule in ("frame-leak", "copied", "declines", "unchanged", "growth", "intent", "distance", "circles"):
         filter_: Any = open_filter(rule, recipe)
         assert filter_.objection(Record(**made, evolution=evolution)) is None
 
@@ -449,7 +449,7 @@ def test_a_preset_evolves_and_asks_its_cheapest_rules_first(name: str, overrides
         "growth",
         "intent",
         "distance",
-        "repetition",
+        "circles",
         "duplicate",
         "novelty",
     ]

@@ -19,6 +19,7 @@ from selfinstruct.filters import evolution
 from selfinstruct.filters.evolution import (
     LEAKED,
     STOP_WORDS,
+    Circles,
     Copied,
     Distance,
     FrameLeak,
@@ -30,7 +31,7 @@ from selfinstruct.filters.evolution import (
 )
 from selfinstruct.filters.judge import Equal
 from selfinstruct.filters.novelty import rouge_l, tokens
-from selfinstruct.filters.text import Repetition, normal_form
+from selfinstruct.filters.text import normal_form
 from selfinstruct.recipe import Recipe, load
 from selfinstruct.records import Direction, Evolution, Objection, Record
 from selfinstruct.words import words
@@ -38,7 +39,7 @@ from selfinstruct.words import words
 LAW = settings(deadline=None, max_examples=200)
 FRAMES = Path(__file__).parents[1] / "prompts" / "evolve" / "frames"
 DIRECTIONS: tuple[Direction, ...] = ("in-depth", "in-breadth", "downward", "answer")
-DRAFT_RULES = (FrameLeak, Copied, Unchanged, Growth, Intent, Distance)
+DRAFT_RULES = (FrameLeak, Copied, Circles, Unchanged, Growth, Intent, Distance)
 ALL_RULES = (*DRAFT_RULES, Struggles, Hollow)
 
 
@@ -87,11 +88,23 @@ def test_what_a_draft_copies_of_its_prompt_is_told(before: str, after: str, copi
     assert said(Copied, child(before, after)) is None
 
 
-def test_a_draft_that_runs_in_circles_is_told_where_its_parent_does_not() -> None:
-    circles = "Name a bird" + ", and do not say where it lives" * 6
-    assert "runs of four words" in (said(Repetition, child("Name a bird.", circles)) or "")
-    assert said(Repetition, child(circles, f"{circles}, or what it eats.")) is None
-    assert said(Repetition, child("Name a bird.", "Name a bird, and do not say where it lives or eats.")) is None
+CIRCLES = "Name a bird" + ", and do not say where it lives" * 3
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fires"),
+    [
+        ("Name a bird.", f"{CIRCLES}.", True),
+        ("Name a bird.", "Name a bird" + ", and do not say where it lives" * 2, False),
+        (CIRCLES, f"{CIRCLES}, or what it eats.", False),  # its parent's own
+        ("Count.", "Continue the pattern: " + "red blue green " * 8, False),
+        ("Count.", "Count the letter pairs in " + "A C G T " * 9, False),
+        ("Count.", "How many errors are there?\n" + "12:01 the disk of the host is full\n" * 5, False),
+        ("Sort.", "Sort this by age:\n```\nname, age\n" + "Ada, 36\n" * 6 + "```", False),
+    ],
+)
+def test_a_draft_that_goes_round_in_one_line_is_told(before: str, after: str, fires: bool) -> None:
+    assert objects(Circles, child(before, after)) == fires
 
 
 # The four failure cases of the paper, and equality.

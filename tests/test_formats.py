@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import os
+import subprocess
 import sys
 import tracemalloc
 from datetime import datetime
@@ -26,12 +27,14 @@ from selfinstruct.errors import InputError, StorageError, UsageError
 from selfinstruct.formats import (
     FORMATS,
     LIMIT,
+    Unread,
     read_dataset,
     read_row,
     read_seeds,
     read_stored,
     row,
     stored_row,
+    stored_texts,
     write_dataset,
 )
 from selfinstruct.records import Record
@@ -472,6 +475,86 @@ def test_a_row_is_known_by_its_keys(raw: dict[str, Any], wanted: tuple[str, ...]
     assert (record.task, record.origin) == (record.id, "dataset")
 
 
+USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        *(
+            ({question: "a", answer: "b"}, ("a", "", "b", "", ""))
+            for question in ("instruction", "prompt", "question", "problem", "query")
+            for answer in ("output", "completion", "response", "solution", "answer", "chosen")
+        ),
+        ({"instruction": "a", "context": "c", "output": "b"}, ("a", "c", "b", "", "")),
+        ({"instruction": "a", "input": "", "context": "c", "output": "b"}, ("a", "c", "b", "", "")),
+        ({"instruction": "a", "input": "i", "context": "c", "output": "b"}, ("a", "i", "b", "", "")),
+        ({"id": "niv.1", "system_prompt": "s", "question": "a", "response": "b"}, ("a", "", "b", "s", "")),
+        ({"instruction": "a", "output": "", "response": "b"}, ("a", "", "b", "", "")),
+        ({"instruction": "a", "output": None, "answer": "b"}, ("a", "", "b", "", "")),
+        ({"problem": "a", "solution": "b", "answer": "42", "level": 5}, ("a", "", "b", "", "")),
+        ({"instruction": "x", "prompt": "a", "completion": "b"}, ("a", "", "b", "", "")),
+        ({"instruction": "a", "prompt": "x", "response": "b"}, ("a", "", "b", "", "")),
+        ({"prompt": "x", "messages": [USER, ASSISTANT]}, ("a", "", "b", "", "")),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, ("a", "", "b", "", "")),
+        ({"prompt": "x", "chosen": [USER, ASSISTANT], "rejected": [USER, USER]}, ("a", "", "b", "", "")),
+        ({"prompt": [USER], "chosen": [ASSISTANT], "rejected": [ASSISTANT]}, ("a", "", "b", "", "")),
+        ({"prompt": "a", "chosen": [ASSISTANT], "system": "s"}, ("a", "", "b", "s", "")),
+        ({"chosen": [USER, ASSISTANT], "rejected": []}, ("a", "", "b", "", "")),
+        ({"prompt": [USER], "answer": "b"}, ("a", "", "b", "", "")),
+        ({"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}]}, ("a", "", "", "", "")),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": [CALL]}]}, ("a", "", "", "", "")),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": t} for t in "ac"]}, ASSISTANT]},
+            ("a\nc", "", "b", "", ""),
+        ),
+    ],
+)
+def test_the_shapes_of_the_field_are_read(raw: dict[str, Any], wanted: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(lines(raw))
+    assert shown(read_dataset(path)) == [wanted]
+    (stored,) = read_stored(path)  # reads no less
+    said = "\n".join((*stored.texts, stored.more))
+    assert all(text in said for text in wanted[:3]) and stored.fields == raw
+
+
+def test_a_row_without_an_answer_is_told_where_it_may_go(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    for raw, key in (
+        ({"prompt": "a"}, "no `completion`; there is 'prompt'"),
+        ({"instruction": "a", "Output": "b"}, "no `output`; there is 'instruction', 'Output'"),
+        ({"question": "a"}, "no `answer`; there is 'question'"),
+        ({"question": "a", "answer": None}, "`answer` must be text, found null"),
+        ({"messages": [USER]}, "the turns are user"),
+    ):
+        path.write_bytes(lines(raw))
+        with pytest.raises(InputError) as caught:
+            list(read_dataset(path))
+        assert caught.value.message.startswith(f"{path}:1: {key}")
+        assert "`selfinstruct answer` takes rows without an answer" in caught.value.hint
+        assert [one.instruction for one in read_dataset(path, answered=False)] == ["a"]
+    path.write_bytes(lines({"prompt": "a", "answer": 4}))  # which is to be replaced
+    assert shown(read_dataset(path, answered=False)) == [("a", "", "", "", "")]
+
+
+def test_the_hint_for_valid_rows_that_are_no_pair_does_not_call_them_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+    for raw in (
+        {"messages": [USER, ASSISTANT, {"role": "tool", "content": "5"}]},
+        {"messages": [picture, ASSISTANT]},
+        {"messages": [USER, ASSISTANT, USER]},
+        {"instruction": "a", "output": "b", "context": ["c", "d"]},
+    ):
+        path.write_bytes(lines(raw))
+        with pytest.raises(InputError) as caught:
+            list(read_dataset(path))
+        assert "correct" not in caught.value.hint and caught.value.hint
+        assert [one.fields for one in read_stored(path)] == [raw]
+
+
 def turns(*roles: str) -> list[dict[str, str]]:
     return [{"role": role, "content": "x"} for role in roles]
 
@@ -549,6 +632,43 @@ def test_a_folder_of_json_files_is_read_in_the_order_of_their_names(tmp_path: Pa
     (tmp_path / "notes.txt").write_text("no")
     (tmp_path / ".hidden.json").write_text("no")
     assert [r.instruction for r in read_dataset(tmp_path)] == ["a", "b"]
+
+
+def test_a_folder_tells_which_files_are_left_out_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.JSONL", "b.ndjson"):
+        (tmp_path / name).write_bytes(lines({"instruction": name, "output": "o"}))
+    for name in ("c.csv", "d.txt", "README.md", ".hidden.txt"):
+        (tmp_path / name).write_text("no")
+    with caplog.at_level(logging.WARNING, "selfinstruct"):
+        for _ in range(2):
+            assert [one.instruction for one in read_dataset(tmp_path)] == ["a.JSONL", "b.ndjson"]
+    assert [one.getMessage() for one in caplog.records] == [f"{tmp_path}: not read of this folder: c.csv, d.txt"]
+    for name in ("a.JSONL", "b.ndjson"):
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=r"no dataset in this folder; not read: c\.csv, d\.txt") as caught:
+        list(read_dataset(tmp_path))
+    assert "csv.DictReader" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "read", [read_seeds, lambda path: list(read_dataset(path)), lambda path: list(read_stored(path))]
+)
+def test_csv_is_called_so_and_its_hint_makes_rows_of_it(read: Any, tmp_path: Path) -> None:
+    content = 'instruction,output\n"Add 1, 2","It is\n3"\n'
+    for name in ("data.csv", "data.txt", "data.csv.gz"):
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(content.encode()) if name.endswith("gz") else content.encode())
+        with pytest.raises(InputError, match="CSV is not read") as caught:
+            read(path)
+    (tmp_path / "tabs.tsv").write_text('"x"\ty\n')
+    with pytest.raises(InputError, match="CSV is not read"):
+        read(tmp_path / "tabs.tsv")
+    command = caught.value.hint.partition(" makes")[0].replace("python3", sys.executable, 1)
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True, timeout=60)
+    assert shown(read(tmp_path / "data.jsonl")) if read is read_seeds else read(tmp_path / "data.jsonl")
+    assert shown(read_dataset(tmp_path / "data.jsonl")) == [("Add 1, 2", "", "It is\n3", "", "")]
+    (tmp_path / "rows.csv").write_bytes(lines({"instruction": "a", "output": "b"}))  # the bytes tell
+    assert shown(read_dataset(tmp_path / "rows.csv")) == [("a", "", "b", "", "")]
 
 
 def test_an_empty_dataset_is_told(tmp_path: Path) -> None:
@@ -887,3 +1007,97 @@ def test_what_a_stored_row_says(tmp_path: Path) -> None:
         (tmp_path / "wrong.jsonl").write_bytes(lines(wrong))
         with pytest.raises(InputError, match=r"wrong\.jsonl:1"):
             list(read_stored(tmp_path / "wrong.jsonl"))
+
+
+# What a row says under keys that are not read
+
+
+@pytest.mark.parametrize(
+    ("raw", "more"),
+    [
+        ({"instruction": "q", "outputs": ["Paris"]}, "Paris"),
+        ({"instruction": "q", "Output": "Paris"}, "Paris"),
+        ({"instruction": "q", "finalAnswer": 42}, "42"),
+        ({"question": "q", "choices": ["a", "b"], "answer": 2}, "2\na\nb"),
+        ({"instruction": "q", "output": "o", "answer": "other"}, "other"),
+        ({"prompt": "q", "chosen": "o", "rejected": "no"}, "no"),
+        ({"prompt": "q", "chosen": [USER, ASSISTANT], "rejected": [USER, {"role": "x", "content": "c"}]}, "q\nc"),
+        ({"instruction": "q", "output": "o", "input": "i", "context": "c"}, "c"),
+        ({"instruction": "q", "output": "o", "explanation": "of five words or more"}, "of five words or more"),
+        ({"instruction": "q", "output": "o", "note": "too short"}, ""),
+        ({"instruction": "q", "output": "o", "说明": "五个字以上"}, "五个字以上"),
+        ({"instruction": "q", "output": "o", "meta": {"source": "x", "truth": "y", "id": 5, "n": 3}}, "y"),
+        ({"id": "1", "prompt_id": "2", "source": "s", "url": "http://x/y", "score": 0.5, "prompt": "q"}, ""),
+        ({"instruction": "q", "output": "o", "system": "a b c d e f", "reasoning": "a b c d e f"}, ""),
+        ({"instruction": "q", "input": "i", "output": "o", "text": "Below is q. ### i ### Response: o</s>"}, ""),
+        ({"instruction": "q", "input": "i", "output": "o", "text": "q i o and then more"}, "q i o and then more"),
+        ({"instruction": "q", "text": "Below is q. ### Response: o"}, "Below is q. ### Response: o"),
+        ({"prompt": "a", "messages": [USER, ASSISTANT], "chosen": [USER, ASSISTANT]}, ""),
+        ({"prompt": "a", "messages": [USER, ASSISTANT], "tools": [{"description": "t"}] * 5}, "t\nt\nt\nt\nt"),
+        ({"messages": [USER, {**ASSISTANT, "tool_calls": [CALL]}]}, '{"city": "Oslo"}\nweather'),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "image": "1.png"}]}, ASSISTANT]}, "1.png"),
+        ({"instruction": "q", "instances": [{"input": "i", "output": "o", "outputs": ["p"]}]}, "p"),
+    ],
+)
+def test_text_under_keys_that_are_not_read_is_not_missed(raw: dict[str, Any], more: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(raw))
+    (found,) = read_stored(tmp_path / "rows.jsonl")
+    assert found.more == more
+
+
+def test_a_row_of_no_known_shape_is_all_its_text(tmp_path: Path) -> None:
+    rows = [
+        ({"id": "3", "text": "one"}, "one"),
+        ({"inputs": "a", "targets": "b", "source": "s"}, "a\nb"),
+        ({"id": "4", "body": "short", "title": "t"}, "short\nt"),
+        ({"chosen": "Human: x", "rejected": "y"}, "Human: x\ny"),
+    ]
+    (tmp_path / "rows.jsonl").write_bytes(lines(*(raw for raw, _ in rows)))
+    assert [one.texts for one in read_stored(tmp_path / "rows.jsonl")] == [(text, "", "") for _, text in rows]
+    (tmp_path / "none.jsonl").write_bytes(lines({"x": 1, "id": "a"}))
+    with pytest.raises(InputError, match="not a row of a known format"):
+        list(read_stored(tmp_path / "none.jsonl"))
+
+
+answers = st.sampled_from(["outputs", "Output", "best_answer", "model_response", "rejected", "Explanation", "notes"])
+said = st.text(st.characters(codec="utf-8", categories=("Ll", "Nd")), min_size=1, max_size=6)
+
+
+@given(answers, st.lists(said, min_size=5, max_size=9), st.lists(said, min_size=5, max_size=9), st.booleans())
+def test_rows_that_differ_in_a_text_anywhere_never_say_the_same(
+    key: str, one: list[str], other: list[str], answered: bool
+) -> None:
+    row = {"instruction": "What is this?", **({"output": "a"} if answered else {})}
+    found = [stored_texts({**row, key: value}, "row") for words in (one, other) for value in (" ".join(words), words)]
+    assert (found[0] == found[2]) == (one == other) == (found[1] == found[3])
+    assert stored_texts({**row, key: " ".join(one), "id": 1}, "row") == found[0]
+
+
+def test_rows_that_cannot_be_read_are_handed_over_and_the_rest_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    good = {"instruction": "a", "output": "b"}
+    bad: list[tuple[bytes, str, object]] = [
+        (b"{", "not JSON", "{"),
+        (b'{"instruction": "\xff"}', "not UTF-8", '{"instruction": "\ufffd"}'),
+        (b'{"instruction": "a\0"}', "a NUL character", '{"instruction": "a\0"}'),
+        (b'{"instruction": "' + b"x" * LIMIT + b'"}', f"a line of {LIMIT + 20:,} bytes", None),
+        (b"[1]", "a row must be an object", [1]),
+        (b'{"messages": "x"}', "`messages` must be a list", {"messages": "x"}),
+        (b'{"instruction": 3}', "`instruction` must be text", {"instruction": 3}),
+    ]
+    path.write_bytes(
+        b"\n".join([json.dumps(good).encode(), b"", *(line for line, _, _ in bad), json.dumps(good).encode()])
+    )
+    found: list[Unread] = []
+    assert [one.where for one in read_stored(path, found.append)] == [f"{path}:1", f"{path}:10"]
+    assert [one.where for one in found] == [f"{path}:{n}" for n in range(3, 10)]
+    assert [one.value for one in found] == [value for _, _, value in bad]
+    assert all(one.why.startswith(why) for one, (_, why, _) in zip(found, bad, strict=True))
+    with pytest.raises(InputError, match=r"rows\.jsonl:3: not JSON"):
+        list(read_stored(path))
+    path.write_bytes(b"{\n[1]\n")
+    with pytest.raises(InputError, match=r"none of its 2 rows can be read; .*:1: not JSON"):
+        list(read_stored(path, found.append))
+    path.write_bytes(b'[{"instruction": "a"}, {"instruction": 3}, {')  # the rest of it cannot be read
+    with pytest.raises(InputError, match="not JSON"):
+        list(read_stored(path, found.append))

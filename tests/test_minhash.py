@@ -194,6 +194,46 @@ def test_whatever_goes_stands_beside_a_kept_text(
         assert score == similarity(texts[place], texts[beside]) >= threshold
 
 
+def test_what_more_a_text_has_counts_with_it_and_without(tmp_path: Path) -> None:
+    """Two texts are as near as they are with what more they have, or without it: whichever is less."""
+    rng = random.Random(9)
+    boilerplate = " ".join(rng.choices(VOCABULARY, k=80))
+    texts: list[tuple[str, str]] = []
+    for text in planted(rng, 60):
+        other, new = f"{boilerplate} {rng.choice(VOCABULARY)}", " ".join(rng.choices(VOCABULARY, k=40))
+        texts += [(text, more) for more in ("", boilerplate, other, new)]
+    texts += [("", boilerplate), ("", boilerplate), ("", ""), ("", "short")]
+    rng.shuffle(texts)
+
+    def alike(one: tuple[str, str], other: tuple[str, str]) -> float:
+        whole = similarity("\n".join(filter(None, one)), "\n".join(filter(None, other)))
+        return whole if one[0] == other[0] else min(whole, similarity(one[0], other[0]))
+
+    kept: list[int] = []
+    dropped = {}
+    for place, one in enumerate(texts):
+        scores = [alike(one, texts[other]) for other in kept]
+        if max(scores, default=0.0) >= 0.6:
+            dropped[place] = (kept[scores.index(max(scores))], max(scores))
+        else:
+            kept.append(place)
+    stored = Signatures(tmp_path)
+    try:
+        for text, more in texts:
+            stored.add(text, more)
+        stored.finish()
+        found = Kept(stored, np.arange(len(texts)), 0.6, tmp_path)
+        list(found.build())
+        for place in range(len(texts)):
+            near = found.nearest(place)
+            assert (near and (near.place, near.jaccard)) == dropped.get(place)
+            if near is None:
+                found.keep(place)
+    finally:
+        stored.close()
+    assert len(dropped) > 50 and len(kept) > 100
+
+
 def test_no_texts_at_all(tmp_path: Path) -> None:
     assert greedy([], 0.8, tmp_path) == ([], {})
     assert greedy(["", "🙂", "🙂"], 0.8, tmp_path) == ([0, 1, 2], {})

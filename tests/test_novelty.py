@@ -6,10 +6,12 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import tracemalloc
 import unicodedata
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -364,6 +366,31 @@ def test_long_texts_are_judged_exactly_and_leave_no_tables_behind(search):
     assert max(index._texts._bounds._known, default=0) <= 256
 
 
+@NUMBA
+def test_where_machine_code_cannot_be_kept_it_is_made_anew():
+    from selfinstruct.filters import compiled
+
+    there: dict[str, Any] = {}
+    exec("def twice(x):\n    return 2 * x\n", there)  # of no file: numba has no place for it
+    assert compiled._compiled(there["twice"])(3) == 6
+
+
+@NUMBA
+def test_very_long_texts_take_no_more_memory_compiled():
+    rng = random.Random(4)
+    long = [f"w{rng.randrange(9000)}" for _ in range(30_000)]
+    index = Turning(0.7)
+    for text in ("one two", "three", "four", " ".join(long), "five"):
+        index.add(text)
+    changed = " ".join(long[:25_000])
+    tracemalloc.start()
+    assert index.nearest(changed) == Neighbour(3, rouge_l(changed, " ".join(long)))
+    assert index.top("one two", 1) == [Neighbour(0, 1.0)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20e6  # its masks would take 30,000 * 25,000 bits, 94 MB
+
+
 @SEARCHES
 @given(st.lists(TEXTS, max_size=8), st.sampled_from([1.0, 1.5, float("inf")]))
 def test_a_threshold_of_one_or_more_never_objects(search, texts, threshold):
@@ -422,7 +449,7 @@ def test_few_texts_are_looked_up_and_far_fewer_measured():
     index = NoveltyIndex()
     for text in texts[:2000]:
         index.add(text)
-    posted = [len(places) // 4 for places in index._texts._postings]
+    posted = [len(entries) // 8 for entries in index._texts._postings]
     measured = [len(index._texts.survivors(index._looked_up(text))) for text in texts[2000:]]
     assert sum(posted) / 2000 < 10  # of 17 words
     assert sum(n * n for n in posted) / 2000 < 130  # what a text like these looks up

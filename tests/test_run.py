@@ -38,6 +38,7 @@ from runfolders import (
 )
 
 import selfinstruct.run
+from selfinstruct import __version__
 from selfinstruct.engines import Options, Reply, Request
 from selfinstruct.errors import EngineError, ExhaustedError, InputError, StorageError, UsageError
 from selfinstruct.filters import Rules
@@ -459,7 +460,8 @@ def test_what_was_decided_is_not_judged_again(
     expected = whole(longer)
     finish(folder, shorter)
     content = (folder / "rejected.jsonl").read_bytes()
-    assert told(folder)["decided"] == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    whole_file = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "version": __version__}
+    assert told(folder)["decided"] == whole_file
     there = list(steps(folder))
     last = max(step for step, _, line in there if "by" in line)  # what came before its step is known
     known = {line["task"] for step, _, line in there if step < last} - {""}

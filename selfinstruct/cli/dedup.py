@@ -62,11 +62,18 @@ def dedup(
     keep: Annotated[
         Which,
         typer.Option(
-            metavar="WHICH", help="Which of such rows stays: the `best` (longest output), or the `first` as given."
+            metavar="WHICH",
+            help="Which of such rows stays: the `best`, that is the longest output, or the `first` as given.",
         ),
     ] = Which.best,
     show: Annotated[int, typer.Option(metavar="N", min=0, max=20, help="Least convincing drops to show.")] = 5,
     fresh: Annotated[bool, typer.Option("--fresh", metavar="", help="Replace an earlier result in DIR.")] = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad", metavar="", help="Go on where a row cannot be read; DIR/unread.jsonl has it, with the reason."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", metavar="", help="How many rows stay under which threshold; writes nothing.")
     ] = False,
@@ -75,16 +82,16 @@ def dedup(
 ) -> None:
     """Drop the rows of datasets that say the same as another row.
 
-    Whole records are compared: instruction, input and output. What stays is unchanged, unknown keys too.
+    Whole records are compared: instruction, input and output, and text under any other key. What stays is unchanged.
     """
     if dry_run:
-        _survey(inputs, threshold, rouge_l, keep.value, as_json=json, quiet=quiet)
+        _survey(inputs, threshold, rouge_l, keep.value, skip_bad, as_json=json, quiet=quiet)
         return
     if out is None:
         raise UsageError("no --out", hint="--out DIR names a new folder; --dry-run needs none, and writes nothing")
     from selfinstruct.dedup import Dedup
 
-    made = Dedup(inputs, out, threshold=threshold, rouge_l=rouge_l, keep=keep.value, fresh=fresh)
+    made = Dedup(inputs, out, threshold=threshold, rouge_l=rouge_l, keep=keep.value, fresh=fresh, skip_bad=skip_bad)
     with _ended_in_order(), _View(quiet) as view:
         for step in made:
             view.show(step)
@@ -92,7 +99,14 @@ def dedup(
 
 
 def _survey(
-    inputs: Sequence[Path], threshold: float, rouge_l: float | None, keep: str, *, as_json: bool, quiet: bool
+    inputs: Sequence[Path],
+    threshold: float,
+    rouge_l: float | None,
+    keep: str,
+    skip_bad: bool,
+    *,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     from selfinstruct.cli.terminal import data, say
     from selfinstruct.dedup import Outcome, Thresholds, survey
@@ -102,7 +116,7 @@ def _survey(
         tried += [Thresholds(threshold, one) for one in sorted({*TRIED, rouge_l})]
     found: list[Outcome] = []
     with _ended_in_order(), _View(quiet) as view:
-        for news in survey(inputs, tried, keep="first" if keep == "first" else "best"):
+        for news in survey(inputs, tried, keep="first" if keep == "first" else "best", skip_bad=skip_bad):
             if isinstance(news, Outcome):
                 found.append(news)
             else:
@@ -111,10 +125,10 @@ def _survey(
     by_jaccard = [one for one in found if one.thresholds.rouge_l is None]
     by_rouge_l = [one for one in found if one.thresholds.rouge_l is not None]
     if as_json:
-        told = {"rows": rows, "keep": keep, "jaccard": [_outcome(one) for one in by_jaccard]}
+        told = {"rows": rows, "unread": found[0].unread, "keep": keep, "jaccard": [_outcome(one) for one in by_jaccard]}
         data(told | ({"rouge_l": [_outcome(one) for one in by_rouge_l]} if by_rouge_l else {}))
         return
-    say(f"{rows:,} rows")
+    say(f"{rows:,} rows" + (f", {found[0].unread:,} more could not be read" if found[0].unread else ""))
     say()
     say(f"{'Jaccard':>9}{'kept':>12}{'share':>8}{'duplicate':>12}{'near-duplicate':>16}{'recall':>10}")
     for one in by_jaccard:
@@ -150,6 +164,8 @@ def _summary(report: Mapping[str, Any], out: Path, show: int, *, as_json: bool) 
     say(f"{report['kept']:,} of {report['rows']:,} rows kept in {out}/data, {dropped:,} dropped")
     for rule, count in report["dropped"].items():
         say(f"{count:>8,}  {rule}", indent=2)
+    if report["unread"]:
+        say(f"{report['unread']:>8,}  could not be read: {out}/unread.jsonl says why", indent=2)
     if len(report["inputs"]) > 1:
         say()
         say("by input")
@@ -172,7 +188,8 @@ def _summary(report: Mapping[str, Any], out: Path, show: int, *, as_json: bool) 
         say(f"every drop, with its neighbour: {out}/dropped.jsonl")
         say("what other thresholds would keep:")
         paths = " ".join(shlex.quote(one["path"]) for one in report["inputs"])
-        say(f"{called()} dedup {paths} --dry-run", indent=2)
+        skip = " --skip-bad" if report["unread"] else ""
+        say(f"{called()} dedup {paths} --dry-run{skip}", indent=2)
 
 
 def _compared(drop: Mapping[str, Any]) -> None:
@@ -188,7 +205,7 @@ def _compared(drop: Mapping[str, Any]) -> None:
 
 
 def _text(row: Mapping[str, str]) -> str:
-    return " | ".join(filter(None, (row["instruction"], row["input"], row["output"])))
+    return " | ".join(filter(None, (row["instruction"], row["input"], row["output"], row["more"])))
 
 
 def differences(stays: str, went: str) -> str:

@@ -143,7 +143,7 @@ def evolve(
         from selfinstruct.cli.plan import print_plan
 
         run.check()
-        print_plan(run.recipe, source, prompts, run.folder, as_json=json)
+        print_plan(run.recipe, source, prompts, run.folder, as_json=json, benchmarks=run.benchmarks)
         return
     drive(run, as_json=json, quiet=quiet)
 

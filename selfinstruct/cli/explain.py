@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+ABOUT = 300
+"""Characters of an item that are shown on each side of the words that it shares with a reject, at the most."""
 
 
 def register(app: typer.Typer) -> None:
@@ -55,6 +59,8 @@ def _print(told: dict[str, Any]) -> None:
         say(f"why: {verdict['why']}")
         if told["neighbour"]:
             say(f"neighbour {verdict['neighbour']}: {told['neighbour']}")
+        if told["overlap"]:
+            _print_overlap(told["overlap"])
         if told["text"]:
             say("as it came:", style="dim")
             say(told["text"], indent=4)
@@ -87,6 +93,31 @@ def _print(told: dict[str, Any]) -> None:
             say(asked["reasoning"], indent=4)
         say("the model wrote:", style="dim", indent=2)
         say(asked.get("wrote", "(no journal here)") or "(nothing)", indent=4)
+
+
+def _print_overlap(overlap: dict[str, Any]) -> None:
+    from selfinstruct.cli.terminal import say
+
+    if overlap["item"]:
+        say(f"{overlap['eval_id']} asks:")
+        say(about(overlap["item"], overlap["words"].removesuffix(" …")), indent=4)
+    else:
+        say(f"{overlap['eval_id']}: no bytes of it in a journal here, and of its words only these", style="dim")
+    share = f"{overlap['coverage']:.0%} of its words" + (f", {overlap['run']} in a row" if overlap["run"] else "")
+    say(f"both have {share}:")
+    say(overlap["words"], indent=4)
+
+
+def about(text: str, words: str) -> str:
+    """A text, cut to what lies about some words of it, which are told without case and punctuation; to its beginning
+    where they cannot be found in it so."""
+    from selfinstruct.filters.novelty import tokens
+
+    spelt = r"[\W_]*".join(map(re.escape, tokens(words, "unicode")))
+    found = re.search(spelt, text, re.IGNORECASE)
+    begin, end = found.span() if found else (0, 0)
+    begin, end = max(begin - ABOUT, 0), end + ABOUT
+    return "…" * (begin > 0) + text[begin:end] + "…" * (end < len(text))
 
 
 def _print_evolution(told: dict[str, Any]) -> None:

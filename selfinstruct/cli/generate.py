@@ -64,7 +64,7 @@ Decontaminate = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="FILE",
-        help="A benchmark (JSONL, JSON or text) that no record may overlap. Repeatable.",
+        help="A benchmark (Parquet, JSONL, JSON or text) that no record may overlap. Repeatable.",
         rich_help_panel="Recipe",
     ),
 ]
@@ -161,7 +161,7 @@ def generate(
         from selfinstruct.cli.plan import print_plan
 
         run.check()
-        print_plan(run.recipe, seeds, prompts, run.folder, as_json=json)
+        print_plan(run.recipe, seeds, prompts, run.folder, as_json=json, benchmarks=run.benchmarks)
         return
     drive(run, as_json=json, quiet=quiet)
 
@@ -211,8 +211,8 @@ def answer(
     if dry_run:
         from selfinstruct.cli.plan import print_plan
 
-        run.check()
-        print_plan(run.recipe, source, prompts, run.folder, as_json=json)
+        rows = run.check().rows
+        print_plan(run.recipe, source, prompts, run.folder, as_json=json, benchmarks=run.benchmarks, rows=rows)
         return
     drive(run, as_json=json, quiet=quiet)
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -194,8 +194,11 @@ def summary(run: Run, last: Progress, *, as_json: bool) -> None:
     """What came of a run, on stdout: records, rejections by rule, and what to do next."""
     evolves = "evolution" in last.figures
     shown, rounds = _evolved(run.folder) if evolves else (_first(run, 3), [])
+    overlapping = overlaps_of(run.folder)
     if as_json:
-        told = {"rounds": [one._asdict() for one in rounds]} if evolves else {}
+        told: dict[str, Any] = {"rounds": [one._asdict() for one in rounds]} if evolves else {}
+        if overlapping:
+            told["benchmarks"] = [one._asdict() for one in overlapping]
         data({"folder": str(run.folder), "state": last.state, "target": last.target, **last.figures, **told})
         return
     if last.note:
@@ -214,6 +217,7 @@ def summary(run: Run, last: Progress, *, as_json: bool) -> None:
     say()
     say(f"{records} in {run.folder}/data ({last.state}), {rejected:,} rejected")
     rejections(last.figures)
+    overlaps(overlapping)
     if rounds:
         say()
         say(f"{'round':>6}{'tried':>9}{'kept':>9}{'share':>8}")
@@ -231,6 +235,8 @@ def summary(run: Run, last: Progress, *, as_json: bool) -> None:
         say(f"{program} show {folder} --survival", indent=2)
     if evolves and shown:
         say(f"{program} show {folder} --tree {shown[-1].id}", indent=2)
+    if any(one.dropped or one.data or one.seeds for one in overlapping):
+        say(f"{folder}/contamination.json names every overlap, and the words", indent=2)
     if last.kept:
         say(f"{program} show {folder}", indent=2)
         say(f"{program} export {folder} --format messages --out data.jsonl", indent=2)
@@ -269,6 +275,40 @@ def rejections(found: Mapping[str, Any]) -> None:
     """How many were rejected by each rule, on stdout, a line each."""
     for rule, count in _ranked(found.get("rejected", {})):
         say(f"{count:>6,}  {rule}", indent=2)
+
+
+class Overlaps(NamedTuple):
+    """How many items of a benchmark overlap which records."""
+
+    eval_set: str
+    items: int
+    dropped: int
+    data: int
+    seeds: int
+
+
+def overlaps_of(folder: Path) -> list[Overlaps]:
+    """What a folder's contamination.json counts, by benchmark; nothing where there is none."""
+    if not (folder / "contamination.json").is_file():
+        return []
+    from selfinstruct.contamination import read
+
+    return [
+        Overlaps(
+            one["eval_set"], one["items"], *(one["overlapped"][place]["any"] for place in ("dropped", "data", "seeds"))
+        )
+        for one in (read(folder) or {"eval_sets": []})["eval_sets"]
+    ]
+
+
+def overlaps(found: Iterable[Overlaps]) -> None:
+    """What was found of each benchmark, on stdout, a line each."""
+    for one in found:
+        seeds = f", {one.seeds:,} the seeds" if one.seeds else ""
+        say(
+            f"{one.eval_set}: of {one.items:,} items {one.dropped:,} overlap what was rejected as contaminated, "
+            f"{one.data:,} what is in data/{seeds}"
+        )
 
 
 def _first(run: Run, count: int) -> list[Record]:

@@ -13,6 +13,7 @@ from selfinstruct.cli.terminal import data, say
 
 if TYPE_CHECKING:
     from selfinstruct.engines import Style
+    from selfinstruct.filters.contamination import Benchmarks
     from selfinstruct.operators import Setting
     from selfinstruct.prompts import Prompt
     from selfinstruct.recipe import Recipe
@@ -35,12 +36,24 @@ class Stage(NamedTuple):
     """At the most: what max_tokens allows."""
 
 
-def print_plan(recipe: Recipe, source: Path, prompts: Path | None, folder: Path, *, as_json: bool) -> None:
-    """Print what a run would ask of a seed file, or of a dataset. No engine is opened, nothing is written."""
+def print_plan(
+    recipe: Recipe,
+    source: Path,
+    prompts: Path | None,
+    folder: Path,
+    *,
+    as_json: bool,
+    benchmarks: Benchmarks | None = None,
+    rows: int = 0,
+) -> None:
+    """Print what a run would ask of a seed file, or of a dataset of so many rows. No engine is opened, nothing is
+    written."""
     from selfinstruct import state
 
     there = state.read(folder).get("replies", 0)
-    style, stages = estimate(recipe, source, prompts)
+    style, stages = estimate(recipe, source, prompts, benchmarks)
+    given, evolving = recipe.draft.operator == "given", recipe.draft.operator == "evolve"
+    overlapping = rows - stages[0].requests if given else 0
     prompt, completion = sum(one.prompt_tokens for one in stages), sum(one.completion_tokens for one in stages)
     if as_json:
         content = {
@@ -51,9 +64,11 @@ def print_plan(recipe: Recipe, source: Path, prompts: Path | None, folder: Path,
             "completion_tokens_at_most": completion,
             "replies_there": there,
         }
+        if benchmarks:
+            content["benchmarks"] = dict(zip(benchmarks.names, benchmarks.items, strict=True))
+            content["rows_that_overlap"] = overlapping
         data(content)
         return
-    given, evolving = recipe.draft.operator == "given", recipe.draft.operator == "evolve"
     wanted = f"{source}" if given else f"{recipe.num} records"
     if evolving:
         wanted = f"{source}, rounds: {recipe.evolve.rounds}"
@@ -75,15 +90,25 @@ def print_plan(recipe: Recipe, source: Path, prompts: Path | None, folder: Path,
             f"estimated from one rendered prompt a stage, {BYTES_PER_TOKEN} bytes a token, {PASS:.0%} of drafts and of "
             "answers passing, one record a task; nothing was asked"
         )
+    if benchmarks:
+        files, items = len(benchmarks.names), sum(benchmarks.items)
+        say(f"{files:,} benchmark{'s' * (files != 1)}, {items:,} item{'s' * (items != 1)}")
+    if overlapping:
+        what = "row overlaps one and goes" if overlapping == 1 else "rows overlap one and go"
+        say(f"{overlapping:,} {what} unanswered: not in the sum")
     if there:
         say(f"{folder} has {there:,} replies already: what they answer is not asked for again")
 
 
-def estimate(recipe: Recipe, source: Path, prompts: Path | None) -> tuple[str, list[Stage]]:
-    """The style that would be asked in, and requests and tokens by stage."""
+def estimate(
+    recipe: Recipe, source: Path, prompts: Path | None, benchmarks: Benchmarks | None = None
+) -> tuple[str, list[Stage]]:
+    """The style that would be asked in, and requests and tokens by stage. Rows to answer that overlap a benchmark are
+    left out where the recipe has the rule against it."""
     from selfinstruct.formats import read_dataset, read_seeds
     from selfinstruct.operators import Pool, Setting, open_operator
     from selfinstruct.prompts import Prompts
+    from selfinstruct.recipe import RULE
 
     style = usual_style(recipe.model) if recipe.style == "auto" else recipe.style
     answer_style = recipe.answer_style
@@ -99,7 +124,10 @@ def estimate(recipe: Recipe, source: Path, prompts: Path | None) -> tuple[str, l
     if recipe.draft.operator == "given":
         prompt = setting.prompts[setting.prompt_name("answer", setting.answer_style)]
         most, rows, size = _most(recipe, "answer", prompt.sampling.max_tokens), 0, 0
+        held = benchmarks if RULE in set(recipe.filters.draft) - set(recipe.filters.off) else None
         for row in read_dataset(source, answered=False):
+            if held is not None and held.hits(row):
+                continue
             rows += 1
             size += len(prompt.request({"instruction": row.instruction, "input": row.input}).text().encode())
         return answer_style, [Stage("answer", rows, size // BYTES_PER_TOKEN, rows * most)]

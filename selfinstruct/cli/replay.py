@@ -26,7 +26,7 @@ def replay(
 ) -> None:
     """Re-judge a run's replies under other thresholds or filters. With no change it gives the same bytes."""
     from selfinstruct import state
-    from selfinstruct.cli.panel import rejections
+    from selfinstruct.cli.panel import overlaps, overlaps_of, rejections
     from selfinstruct.cli.show import has_journal
     from selfinstruct.cli.terminal import data, say
     from selfinstruct.replaying import replay as again
@@ -43,20 +43,4 @@ def replay(
     rejected = sum(figures["rejected"].values())
     say(f"{count} in {out}/data, {rejected} rejected; no model was asked")
     rejections(figures)
-    if (out / "contamination.json").is_file():
-        _overlaps(out)
-
-
-def _overlaps(folder: Path) -> None:
-    """What was found of each benchmark."""
-    from json import loads
-
-    from selfinstruct.cli.terminal import say
-
-    known = loads((folder / "contamination.json").read_text(encoding="utf-8"))
-    for one in known["eval_sets"]:
-        dropped, data = (one["overlapped"][place]["any"] for place in ("dropped", "data"))
-        say(
-            f"{one['eval_set']}: of {one['items']:,} items {dropped:,} overlap what was rejected as contaminated, "
-            f"{data:,} what is in data/"
-        )
+    overlaps(overlaps_of(out))

@@ -225,6 +225,11 @@ def nameless(run: Path, name: str) -> UsageError:
 def is_run(folder: Path) -> None:
     """Raises UsageError where the folder is no run."""
     if not (folder / "lineage.jsonl").is_file():
+        if (folder / "dedup.json").is_file():
+            raise UsageError(
+                f"{folder} is a result of dedup, not a run folder",
+                hint=f"its rows lie in {folder / 'data'}, what went and why in {folder / 'dropped.jsonl'}",
+            )
         begun = (folder / "journal.sqlite").is_file()
         raise UsageError(
             f"{folder}: nothing has been read in this run yet" if begun else f"{folder} is not a run folder",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from selfinstruct.cli.show import is_run
-from selfinstruct.errors import SelfInstructError
+from selfinstruct.errors import SelfInstructError, UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +42,14 @@ def _look(folder: Path) -> dict[str, Any]:
     from selfinstruct.lock import at_work, owner
 
     if not (folder / "journal.sqlite").is_file():
-        is_run(folder)
+        try:
+            is_run(folder)
+        except UsageError as error:
+            if (inside := _runs_in(folder)) is not None:
+                raise UsageError(
+                    error.message, hint=f"`selfinstruct status {inside}` tells of the runs in it"
+                ) from error
+            raise
     known = state.read(folder)
     held = owner(folder)
     figures = known.get("figures", {})
@@ -68,6 +75,15 @@ def _look(folder: Path) -> dict[str, Any]:
         "last_error": known.get("last_error", ""),
         "owner": {key: held[key] for key in ("host", "pid")} if held else None,
     }
+
+
+def _runs_in(folder: Path) -> str | None:
+    """What names the run folders in a folder, or in one of its folders."""
+    for depth in ("*", "*/*"):
+        for found in ("journal.sqlite", "lineage.jsonl"):
+            if first := next(iter(sorted(folder.glob(f"{depth}/{found}"))), None):
+                return f"{first.parent.parent}/*" if first.parent.parent != Path() else "*/"
+    return None
 
 
 def _lines(path: Path) -> int:

@@ -117,4 +117,4 @@ class Notes(logging.Handler):
         super().__init__(logging.WARNING)
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"note: {record.getMessage()}", err=True)
+        say(f"warning: {record.getMessage()}", err=True)

@@ -4,7 +4,7 @@ What F > threshold takes is a whole number of common tokens (``least``). Two bou
 never change an answer:
 
 - texts of m and n tokens that share o of them share one of the m-o+1 rarest of the one and the n-o+1 rarest of the
-  other, so only those are posted and looked up;
+  other, so only those are posted and looked up, and it stands early enough in both for as many to follow;
 - each token sets one of 64 bits, and one of 256, for 64 fill up where evolution makes texts long. A bit set on one side
   only is a token on one side only, and too many of those leave too few in common.
 
@@ -66,7 +66,8 @@ class Arrays:
         self._rank = array("i", (0,))
         """By number: small is rare. Unique, so that both sides of a comparison order their tokens alike."""
         self._postings: list[bytes | bytearray] = [b""]
-        """By number: the positions where it is among the rarest, 4 bytes each."""
+        """By number: an entry for each text where it is among the rarest: position, length and place there, in 32, 16
+        and 16 bits."""
         self._codes: list[Codes] = []
         self._coarse, self._fine = array("Q"), array("Q")
         self._lengths = array("i")
@@ -115,10 +116,21 @@ class Arrays:
         known = sorted([number for number in numbers if number], key=self._rank.__getitem__)
         unknown = len(numbers) - len(known)  # the rarest of all, and on this side only
         bounds = self._bounds.of(len(numbers))
-        rarest = set(known[: max(bounds.prefix - unknown, 0)])
-        positions = np.frombuffer(b"".join([self._postings[number] for number in rarest]), "<i4")
-        if not positions.size:
+        rarest = _firsts(known[: max(bounds.prefix - unknown, 0)])
+        posted = [self._postings[number] for number in rarest]
+        entries = np.frombuffer(b"".join(posted), "<u8")
+        if not entries.size:
             return np.empty(0, np.intp)
+        # By word and the other's length: the last place where it may have this word.
+        places = np.fromiter(rarest.values(), np.int32, len(rarest)) + unknown
+        farthest = np.where(places[:, None] <= bounds.reach, bounds.room, -1)
+        width = farthest.shape[1]
+        if width > 0x10000:  # this length stands for all longer ones
+            farthest[:, 0xFFFF] = 0xFFFF
+        words = np.repeat(np.arange(0, farthest.size, width), [len(one) >> 3 for one in posted])
+        parts = entries.view("<u2").reshape(-1, 4)
+        early = parts[:, 0] <= farthest.take(words + np.minimum(parts[:, 1], np.int64(width - 1)))
+        positions = (entries[early] >> np.uint64(32)).astype(np.intp)
         allowed = (bounds.apart - unknown).take(np.frombuffer(self._lengths, np.int32)[positions], mode="clip")
         coarse, fine = _bitmaps(known)
         apart = np.bitwise_count(np.frombuffer(self._coarse, np.uint64)[positions] ^ np.uint64(coarse))
@@ -141,7 +153,7 @@ class Arrays:
 
     def posted(self) -> int:
         """How many places are posted, of removed texts too."""
-        return sum(map(len, self._postings)) // 4
+        return sum(map(len, self._postings)) // 8
 
     def _scores(self, numbers: list[int], positions: NDArray[np.intp]) -> NDArray[np.float64]:
         codes = [self._codes[position] for position in positions.tolist()]
@@ -150,12 +162,18 @@ class Arrays:
 
     def _post(self, position: int, numbers: list[int]) -> None:
         prefix = self._bounds.of(len(numbers)).prefix
-        postings, place = self._postings, position.to_bytes(4, "little")
-        for number in set(sorted(numbers, key=self._rank.__getitem__)[:prefix]):
+        postings, entry = self._postings, position << 32 | min(len(numbers), 0xFFFF) << 16
+        for number, place in _firsts(sorted(numbers, key=self._rank.__getitem__)[:prefix]).items():
+            here = (entry | min(place, 0xFFFF)).to_bytes(8, "little")
             if postings[number]:
-                postings[number] += place
+                postings[number] += here
             else:
-                postings[number] = bytearray(place)
+                postings[number] = bytearray(here)
+
+
+def _firsts(known: list[int]) -> dict[int, int]:
+    """Where each number stands first."""
+    return {number: place for place, number in reversed(tuple(enumerate(known)))}
 
 
 # What a text must share with another.
@@ -169,6 +187,10 @@ class Bound(NamedTuple):
     apart: NDArray[np.int32]
     """By the other's length: how many tokens at most are in one of the two only; -1 where that length is never near
     enough. The last entry stands for all that is longer."""
+    reach: NDArray[np.int32]
+    """By the other's length: the last place of this one, rarest first, where the first common token may stand."""
+    room: NDArray[np.int32]
+    """The same of the other; -1 where that length is never near enough."""
 
 
 class Bounds:
@@ -196,15 +218,18 @@ class Bounds:
 
 def _bound(length: int, threshold: float, longest: int) -> Bound:
     if length == 0 or threshold >= 1:
-        return Bound(0, np.array([-1], np.int32))
+        return Bound(0, *(np.array([-1], np.int32),) * 3)
     longest = max(longest, length)
     if threshold > 0:  # F <= 2 * length / (length + other), whatever they share
         longest = int(min(longest, length * (2 - threshold) / threshold + 2))
     other = np.arange(longest + 1)
     enough = least(length, other, threshold)
     possible = (enough <= other) & (enough <= length)
-    apart = np.where(possible, length + other - 2 * enough, -1).astype(np.int32)
-    return Bound(length - int(enough[possible].min()) + 1, apart)
+    apart, reach, room = (
+        np.where(possible, most, -1).astype(np.int32)
+        for most in (length + other - 2 * enough, length - enough, other - enough)
+    )
+    return Bound(length - int(enough[possible].min()) + 1, apart, reach, room)
 
 
 def least(m: int, n: NDArray[np.intp], threshold: float) -> NDArray[np.intp]:

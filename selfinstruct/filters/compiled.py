@@ -13,12 +13,22 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+from rapidfuzz.distance import LCSseq
 
 from selfinstruct.filters.arrays import SPREAD, WORDS, Bounds, f_measure
 
 Array = NDArray[Any]
-_compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
 
+
+def _compiled(function: Any) -> Any:
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # nowhere to keep the machine code: it is made again every time
+        return njit(nogil=True, error_model="numpy")(function)
+
+
+LONG = 4096
+"""Tokens from which on a text is measured by rapidfuzz: the masks of a loop would take their square in bits."""
 BLOCK = 8
 """Of 8 bytes: a cache line."""
 
@@ -84,33 +94,41 @@ class Compiled:
         bound = self._bounds.of(len(numbers))
         if not bound.prefix:
             return None
-        position, common = _nearest(
-            np.array(numbers, np.int32),
+        text = np.array(numbers, np.int32)
+        survivors = _survivors(
+            text,
             bound.prefix,
             bound.apart,
             np.fromiter(exclude, np.int32, len(exclude)),
-            self._tokens,
-            self._starts,
             self._lengths,
             self._bits,
             self._rank,
-            self._slots,
             self._heads,
             self._pieces,
             self._last,
             self._chain,
         )
-        if position < 0:
+        if not survivors.size:
             return None
-        f = float(f_measure(np.array([common]), len(numbers), self._lengths[position : position + 1])[0])
-        return (int(position), f) if f > self._bounds.threshold else None
+        scores = f_measure(self._common(text, survivors), len(numbers), self._lengths[survivors])
+        best = int(scores.argmax())  # the first of equals, and survivors are in order
+        return (int(survivors[best]), float(scores[best])) if scores[best] > self._bounds.threshold else None
 
     def scores(self, numbers: list[int]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         positions = np.flatnonzero(self._lengths[: self._count] >= 0)
-        common = _common(np.array(numbers, np.int32), positions, self._tokens, self._starts, self._lengths, self._slots)
+        common = self._common(np.array(numbers, np.int32), positions)
         return positions, f_measure(common, len(numbers), self._lengths[positions])
 
+    def _common(self, text: Array, positions: Array) -> Array:
+        """The LCS of a text with each."""
+        if len(text) > LONG:
+            numbers, others = text.tolist(), (self.text(position) for position in positions.tolist())
+            return np.array([LCSseq.similarity(numbers, other or []) for other in others], np.int64)
+        found: Array = _common(text, positions, self._tokens, self._starts, self._lengths, self._slots)
+        return found
+
     def order(self, size: int) -> NDArray[np.intp]:
+        self._used = _compacted(self._tokens, self._starts, self._lengths[: self._count])
         self._rank_up_to(size)
         lengths = self._lengths[: self._count]
         counts: NDArray[np.intp] = _counted(self._tokens, self._starts, lengths, self._size)
@@ -220,6 +238,20 @@ def _entry(at: int, length: int, place: int) -> Any:
         | (np.uint64(min(length, 0xFFFF)) << np.uint64(16))
         | np.uint64(min(place, 0xFFFF))
     )
+
+
+@_compiled
+def _compacted(tokens: Array, starts: Array, lengths: Array) -> Any:
+    """Close the gaps that removed texts left; how many tokens there are then."""
+    used = np.int64(0)
+    for at in range(len(lengths)):
+        start, length = starts[at], max(lengths[at], 0)
+        if used < start:
+            for i in range(length):  # forwards: they may overlap
+                tokens[used + i] = tokens[start + i]
+        starts[at] = used
+        used += length
+    return used
 
 
 @_compiled
@@ -335,66 +367,49 @@ def _longer(kept: Array, count: int, size: int) -> Array:
 
 
 @_compiled
-def _nearest(
+def _survivors(
     text: Array,
     prefix: int,
     apart: Array,
     exclude: Array,
-    tokens: Array,
-    starts: Array,
     lengths: Array,
     bits: Array,
     rank: Array,
-    slots: Array,
     heads: Array,
     pieces: Array,
     last: Array,
     chain: Array,
-) -> Any:
-    """Position and LCS of the one with the highest F, the earliest of equals, among all that the bounds let through;
-    -1 where there is none."""
-    m = len(text)
+) -> Array:
+    """Positions, in order, of all texts that the bounds let through."""
     known = _by_rank(text, rank)
-    unknown = m - len(known)  # the rarest of all, and on this side only
+    unknown = len(text) - len(known)  # the rarest of all, and on this side only
     own = np.zeros(WORDS, np.uint64)
     _set(own, known)
-    found = _sharing(known, prefix, unknown, m, apart, heads, pieces, last, chain)
+    found = _sharing(known, prefix, unknown, len(text), apart, heads, pieces, last, chain)
     count = np.int64(0)
     for entry in found:
         position = np.int64(entry >> np.uint64(32))
-        n = np.int64((entry >> np.uint64(16)) & np.uint64(0xFFFF))
-        if n == 0xFFFF:
-            n = np.int64(lengths[position])
+        length = np.int64((entry >> np.uint64(16)) & np.uint64(0xFFFF))
+        if length == 0xFFFF:
+            length = np.int64(lengths[position])
         differing = np.int64(0)
         for word in range(WORDS):
             differing += np.int64(_popcount(own[word] ^ bits[position, word]))
         found[count] = np.uint64(position)
-        count += np.int64(0 <= n < len(apart) and differing <= apart[n] - unknown)
-    if not count:
-        return -1, 0
-    survivors = np.sort(found[:count])
-    masks = _masks(text, slots)
-    best, best_common, best_f, previous = np.int64(-1), np.int64(0), 0.0, np.int64(-1)
-    for survivor in survivors:
-        position = np.int64(survivor)
-        n = np.int64(lengths[position])
-        if position == previous or n < 0:  # found by two words; removed
+        count += np.int64(0 <= length < len(apart) and differing <= apart[length] - unknown)
+    survivors = np.sort(found[:count]).astype(np.int64)
+    kept = np.int64(0)
+    for at in range(count):
+        position = survivors[at]
+        if (kept and survivors[kept - 1] == position) or lengths[position] < 0:  # found by two words; removed
             continue
-        previous = position
         excluded = False
         for other in exclude:
             excluded = excluded or other == position
-        if excluded:
-            continue
-        start = starts[position]
-        common = _lcs(masks, m, tokens[start : start + n], slots)
-        if common:
-            precision, recall = common / n, common / m  # as rouge-score computes it
-            f = 2 * precision * recall / (precision + recall)
-            if f > best_f:  # the first of equals, for they come in order
-                best, best_common, best_f = position, common, f
-    _forget(text, slots)
-    return best, best_common
+        if not excluded:
+            survivors[kept] = position
+            kept += 1
+    return survivors[:kept]
 
 
 @_compiled

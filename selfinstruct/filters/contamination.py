@@ -12,19 +12,24 @@ a text for its exact form, and the vocabulary once.
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+import re
 from array import array
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selfinstruct.benchmarks import read_items
+from selfinstruct.benchmarks import empty, read_items
 from selfinstruct.errors import UsageError
 from selfinstruct.filters.novelty import tokens
 from selfinstruct.filters.text import normal_form
 from selfinstruct.recipe import RULE, Decontaminate, Recipe
 from selfinstruct.records import Objection, Record
+from selfinstruct.words import HAN, THAI
 
 if TYPE_CHECKING:
     from selfinstruct.operators import Setting
@@ -32,6 +37,10 @@ if TYPE_CHECKING:
 ALONE = 4
 """Words of an item that counts where it is a record's whole input; a shorter one ("yes") only where it is all that the
 record asks."""
+TOLD = 30
+"""Words of what is shared that a report tells at the most."""
+
+log = logging.getLogger("selfinstruct")
 
 Rule = Literal["exact", "run", "coverage"]
 RULES: tuple[Rule, ...] = ("exact", "run", "coverage")
@@ -53,13 +62,18 @@ class Hit(NamedTuple):
     """The share of the text's words within grams that the record has; 1 where it is exact."""
     rules: tuple[Rule, ...]
     """Those that it offends, the surest first."""
+    begin: int
+    """Where in all benchmarks' words those begin that both have, the longest run of them, and …"""
+    length: int
+    """… how many they are: all of the text where it is exact."""
 
 
 class Benchmarks:
-    """The items of all benchmarks, and which of them a record overlaps.
+    """The items of all benchmarks, and which of them a record overlaps. An item without any word is none.
 
-    ``contents`` holds each file's bytes by a name that tells by its ending what it is; ``sources`` what errors call it.
-    Raises InputError with file:line.
+    ``contents`` holds each file's bytes by a name that tells by its ending what it is; ``sources`` what errors call it,
+    and where it is a file that nobody read before: what is left out of it is warned of.
+    Raises InputError with file:line, UsageError where a package is missing that reads one.
     """
 
     def __init__(
@@ -69,14 +83,16 @@ class Benchmarks:
         self.names = tuple(sorted(contents))  # however they were named on the command line
         self.sha256 = tuple(hashlib.sha256(contents[name]).hexdigest() for name in self.names)
         self.items: list[int] = []
-        """How many each benchmark has."""
+        """How many with a word in them each benchmark has."""
         self._number: dict[str, int] = {}  # of each word, from 1: 0 is one that no benchmark has
         self._words = array("i")  # of all texts, one after another
         starts, first = array("q"), 0
         self._lines, self._item_of, self._first = array("i"), array("i"), [0]
         exact = array("Q")
         for name in self.names:
-            for item in read_items(contents[name], name, (sources or {}).get(name, name)):
+            source, wordless = (sources or {}).get(name, name), 0
+            for item in read_items(contents[name], name, source):
+                texts = len(starts)
                 for text in item.texts:
                     words = tokens(text, "unicode")
                     if words:
@@ -84,7 +100,15 @@ class Benchmarks:
                         self._words.extend(self._number.setdefault(word, len(self._number) + 1) for word in words)
                         self._item_of.append(len(self._lines))
                         exact.append(_hash(normal_form(text)))
-                self._lines.append(item.line)
+                if len(starts) > texts:
+                    self._lines.append(item.line)
+                else:
+                    wordless += 1
+            if len(self._lines) == first:
+                raise empty(source)
+            if wordless and name in (sources or {}):
+                what = "item has no word, and is" if wordless == 1 else "items have no word, and are"
+                log.warning("%s: %d %s left out of the count", source, wordless, what)
             self.items.append(len(self._lines) - first)
             first = len(self._lines)
             self._first.append(first)
@@ -112,7 +136,7 @@ class Benchmarks:
         lengths = np.diff(self._starts)
         found = []
         for text in sorted(exact | shared.keys()):
-            run, covered = shared.get(text, (0, 0))
+            run, covered, begin = shared.get(text, (0, 0, 0))
             coverage = 1.0 if text in exact else covered / int(lengths[text])
             tests = (text in exact, run >= self.table.words, covered / int(lengths[text]) > self.table.coverage)
             rules = tuple(rule for rule, offends in zip(RULES, tests, strict=True) if offends)
@@ -120,12 +144,26 @@ class Benchmarks:
                 item = self._item_of[text]
                 benchmark = next(at for at, first in enumerate(self._first[1:]) if item < first)
                 place = item - self._first[benchmark]
-                found.append(Hit(benchmark, place, self._lines[item], text in exact, run, coverage, rules))
+                line, length = self._lines[item], run
+                if text in exact:
+                    begin, length = int(self._starts[text]), int(lengths[text])
+                found.append(Hit(benchmark, place, line, text in exact, run, coverage, rules, begin, length))
         return found
 
     def where(self, hit: Hit) -> str:
         """The item, as file:line."""
         return f"{self.names[hit.benchmark]}:{hit.line}"
+
+    def words(self, hit: Hit) -> str:
+        """The words that both have: of an exact hit all of the text's, otherwise the longest run of them; without case
+        and punctuation, and cut after ``TOLD``."""
+        numbers = self._words[hit.begin : hit.begin + min(hit.length, TOLD)]
+        words = _BLANK_BETWEEN.sub("", " ".join(self._spelt[number - 1] for number in numbers))
+        return f"{words} …" if hit.length > TOLD else words
+
+    @cached_property
+    def _spelt(self) -> list[str]:
+        return list(self._number)
 
     def told(self, hit: Hit) -> str:
         """What a hit is, for a person."""
@@ -155,8 +193,9 @@ class Benchmarks:
                 found.update(self._exact_texts[first:end].tolist())
         return found
 
-    def _shared(self, record: Record) -> dict[int, tuple[int, int]]:
-        """By text: the longest run of words that the record has too, and how many of the text's words are covered."""
+    def _shared(self, record: Record) -> dict[int, tuple[int, int, int]]:
+        """By text: the longest run of words that the record has too, how many of the text's words are covered, and
+        where that run begins; of several of that length, the first in the text."""
         grams = self.table.grams
         words = tokens(f"{record.instruction}\n{record.input}\n{record.output}", "unicode")
         known = np.fromiter((self._number.get(word, 0) for word in words), np.intc, len(words))
@@ -175,26 +214,28 @@ class Benchmarks:
         ours, places = ours[same], places[same]
         if not len(places):
             return {}
-        texts, runs = self._runs(ours, places)
-        longest: dict[int, int] = {}
-        for text, run in zip(texts.tolist(), runs.tolist(), strict=True):
-            longest[text] = max(run, longest.get(text, 0))
+        longest: dict[int, tuple[int, int]] = {}
+        for text, run, begin in zip(*(one.tolist() for one in self._runs(ours, places)), strict=True):
+            longest[text] = max((run, -begin), longest.get(text, (0, 0)))
         places = np.unique(places)
         # Where the next run begins sooner than this one ends, only what lies before it is counted here. Runs of two
         # texts never do.
         added = np.minimum(np.diff(places, append=places[-1] + grams), grams)
         found, begin = np.unique(self._text_at(places), return_index=True)
         covered = np.add.reduceat(added, begin)
-        return {text: (longest[text], count) for text, count in zip(found.tolist(), covered.tolist(), strict=True)}
+        counted = zip(found.tolist(), covered.tolist(), strict=True)
+        return {text: (longest[text][0], count, -longest[text][1]) for text, count in counted}
 
-    def _runs(self, ours: NDArray[np.int64], places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The text and the length in words of every run that is common and longer on neither side."""
+    def _runs(
+        self, ours: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The text, the length in words and the place of every run that is common and longer on neither side."""
         apart = places - ours
         order = np.lexsort((places, apart))
         apart, places = apart[order], places[order]
         begins = np.flatnonzero(np.r_[True, (np.diff(apart) != 0) | (np.diff(places) != 1)])
         lengths = np.diff(np.r_[begins, len(places)]) + self.table.grams - 1
-        return self._text_at(places[begins]), lengths
+        return self._text_at(places[begins]), lengths, places[begins]
 
     def _text_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, places, "right") - 1
@@ -205,6 +246,36 @@ def nearest(hits: list[Hit]) -> Hit:
     return max(hits, key=lambda hit: (-RULES.index(hit.rules[0]), hit.coverage, hit.run))
 
 
+class Overlap(NamedTuple):
+    """What a record shares with an item, for a person."""
+
+    item: str
+    """The item's text that it overlaps, whole."""
+    words: str
+    """As ``Benchmarks.words``."""
+    run: int
+    """As in ``Hit``, and …"""
+    coverage: float
+
+
+def overlap(table: Decontaminate, content: bytes, where: str, record: Record) -> Overlap | None:
+    """What a record shares with the item at a place (``Benchmarks.where``) of a benchmark with that content; None where
+    that is nothing."""
+    name, _, line = where.rpartition(":")
+    texts = [text for item in read_items(content, name, name) if str(item.line) == line for text in item.texts]
+    worded = [text for text in texts if tokens(text, "unicode")]
+    if not worded:
+        return None
+    # Several items may begin on one line: each of their texts becomes an item of its own here.
+    alone = Benchmarks(table, {"texts.jsonl": "".join(f"{json.dumps(text)}\n" for text in worded).encode()})
+    hits = alone.hits(record)
+    if not hits:
+        return None
+    hit = nearest(hits)
+    return Overlap(worded[hit.item], alone.words(hit), hit.run, round(hit.coverage, 4))
+
+
+_BLANK_BETWEEN = re.compile(f"(?<=[{HAN}{THAI}]) (?=[{HAN}{THAI}])")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 

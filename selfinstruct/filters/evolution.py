@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from selfinstruct.filters.novelty import rouge_l, tokens
@@ -197,6 +198,33 @@ class Distance:
         return Objection(by="distance", why=f"ROUGE-L {f:.3f} with its parent {parent}", neighbour=parent, score=f)
 
 
+class Circles:
+    """Six words in a row stand three times in one line: a small model goes on and on. Two are different stop words, for
+    data and patterns have none; what the parent repeats itself is its own."""
+
+    _run, _times = 6, 3
+
+    def __init__(self, recipe: Recipe) -> None:
+        pass
+
+    def objection(self, record: Record) -> str | None:
+        evolved = _evolved(record)
+        if evolved is None or evolved.how.direction == "answer":
+            return None
+        own = self._repeated(evolved.before)
+        found = next((run for run in self._repeated(evolved.after) if run not in own), None)
+        return f"runs in circles: {self._times} times or more {' '.join(found)!r}" if found else None
+
+    def _repeated(self, text: str) -> dict[tuple[str, ...], int]:
+        found: dict[tuple[str, ...], int] = {}
+        for line in text.splitlines():
+            said = tokens(line, "unicode")
+            runs = Counter(zip(*(said[at:] for at in range(self._run)), strict=False))
+            often = {run: count for run, count in runs.items() if count >= self._times}
+            found |= {run: count for run, count in often.items() if len(_LINKING.intersection(run)) > 1}
+        return found
+
+
 # Answers.
 
 
@@ -263,6 +291,7 @@ yourself yourselves
 """
 STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
 """Function words of English, as ``tokens`` parts them: of "doesn't" there are two."""
+_LINKING = frozenset(word for word in STOP_WORDS if len(word) > 1)
 
 _ANSWERING = """
 above after again all already any anybody anyone anything away before behind below beneath beside besides between beyond

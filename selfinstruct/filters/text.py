@@ -319,19 +319,12 @@ _FENCED = re.compile(r"^```.*?(?:^```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 class Repetition(_FromTextAlone):
-    """It runs in circles: one line makes up a third of it, or half its 4-word runs are repeats. Of an evolved draft the
-    instruction, where its parent's does not."""
+    """The answer runs in circles: one line makes up a third of it, or half its 4-word runs are repeats."""
 
     def objection(self, record: Record) -> str | None:
-        how = record.evolution
-        if not record.output and how is not None:
-            return None if self._circling(how.before) else self._circling(record.instruction)
         if re.search(r"\brepeat|\btimes\b", record.instruction, re.IGNORECASE):
             return None
-        return self._circling(record.output)
-
-    def _circling(self, text: str) -> str | None:
-        prose = _FENCED.sub("", text)
+        prose = _FENCED.sub("", record.output)
         lines = [line.strip() for line in prose.split("\n") if line.strip()]
         long = Counter(line for line in lines if len(PHRASE.findall(line)) > 2 and any(map(str.isalpha, line)))
         line, times = long.most_common(1)[0] if long else ("", 0)
