@@ -103,7 +103,7 @@ class Dedup:
         skip_bad: bool = False,
     ) -> None:
         self.inputs = [Path(path) for path in inputs]
-        self.out = Path(out)
+        self.out = Path(out).resolve() if Path(out).is_symlink() else Path(out)  # what it leads to is replaced
         self.thresholds = Thresholds(threshold, rouge_l)
         self.keep = keep
         self._fresh = fresh

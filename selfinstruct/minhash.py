@@ -11,6 +11,8 @@ would hold 4 to 5 KB a record in memory.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -61,8 +63,9 @@ def banding(threshold: float) -> Banding:
 
 def shingles(text: str) -> Hashes:
     """The runs of five words of a text, in any script, as a sorted set of 64-bit hashes: the same everywhere and ever.
-    A shorter text is one run; a text without words has none."""
-    words = np.fromiter(map(_word, tokens(text, "unicode")), np.uint64)
+    A shorter text is one run; a text without words has none. A sign of arithmetic, currency or the like is a word:
+    2 + 3 is not 2 - 3, nor C++ C."""
+    words = np.fromiter(map(_word, _words(text)), np.uint64)
     width = min(WORDS, len(words))
     if not width:
         return words
@@ -70,6 +73,25 @@ def shingles(text: str) -> Hashes:
     for at in range(width):
         runs = runs * _ODD + words[at : at + len(runs)]
     return np.unique(runs)
+
+
+_SIGNS = r"[+<>=^%$]|[-*/](?=\s*\d)|(?<=\w)#"
+"""Where they are no markup, hyphen or bullet."""
+
+
+def _words(text: str) -> list[str]:
+    others = "" if text.isascii() else "".join(sorted(c for c in set(text) if unicodedata.category(c)[0] == "S"))
+    signs, at, found = _pattern(others), 0, list[str]()
+    for sign in signs.finditer(text):
+        found += tokens(text[at : sign.start()], "unicode")
+        found.append("\u2212" if sign[0] == "-" else sign[0])
+        at = sign.end()
+    return found + tokens(text[at:], "unicode")
+
+
+@lru_cache(256)
+def _pattern(others: str) -> re.Pattern[str]:
+    return re.compile(f"{_SIGNS}|[{re.escape(others)}]" if others else _SIGNS)
 
 
 @lru_cache(1 << 17)

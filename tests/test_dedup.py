@@ -346,6 +346,37 @@ def test_rows_that_differ_in_any_text_stay_and_those_that_do_not_go(shape: Any, 
     assert kept(tmp_path / "out") == rows[:2] and report["dropped"] == {"duplicate": 2}
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("Compute 2 + 3", "5"), ("Compute 2 - 3", "5")),
+        (("x", "1"), ("x", "-1")),
+        (
+            ("Write a hello world program in C and explain it", "ok"),
+            ("Write a hello world program in C++ and explain it", "ok"),
+        ),
+        (("Name what is new in C# of this year", "ok"), ("Name what is new in C of this year", "ok")),
+        (("Is -3 < 2 ?", "yes"), ("Is 3 > 2 ?", "yes")),
+        (("Draw it", "\u2192 \U0001f600"), ("Draw it", "\u2190 \U0001f600")),
+    ],
+)
+def test_signs_are_words(one: tuple[str, str], other: tuple[str, str], tmp_path: Path) -> None:
+    rows = [{"instruction": question, "output": answer} for question, answer in (one, other)]
+    assert run([write(tmp_path / "a.jsonl", rows)], tmp_path / "out", threshold=1.0)["kept"] == 2
+
+
+def test_a_link_leads_to_the_folder_that_is_made(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", [{"instruction": "Name a river.", "output": "The Po."}])
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "made")
+    for name, made in (("link", "real"), ("nowhere", "made")):
+        assert run([source], tmp_path / name)["kept"] == 1
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / made / "dedup.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "link", "made", "nowhere", "real"]
+
+
 def test_a_guideline_that_all_rows_repeat_makes_none_alike(tmp_path: Path) -> None:
     rng = random.Random(4)
     guide = " ".join(rng.choices(WORDS, k=200))

@@ -64,7 +64,7 @@ def test_a_text_of_fewer_words_than_a_run_is_one_run_and_one_without_words_has_n
     assert len(shingles("one")) == len(shingles("one two three four")) == len(shingles("one two three four five")) == 1
     assert jaccard(shingles("One, two!"), shingles("one two")) == 1
     assert jaccard(shingles("one two"), shingles("two one")) == 0
-    assert len(shingles("")) == len(shingles("?! 🙂")) == 0 == jaccard(shingles(""), shingles("🙂"))
+    assert len(shingles("")) == len(shingles("?! …")) == 0 == jaccard(shingles(""), shingles("…"))
 
 
 def test_signatures_estimate_the_similarity() -> None:
@@ -236,4 +236,4 @@ def test_what_more_a_text_has_counts_with_it_and_without(tmp_path: Path) -> None
 
 def test_no_texts_at_all(tmp_path: Path) -> None:
     assert greedy([], 0.8, tmp_path) == ([], {})
-    assert greedy(["", "🙂", "🙂"], 0.8, tmp_path) == ([0, 1, 2], {})
+    assert greedy(["", "…", "…"], 0.8, tmp_path) == ([0, 1, 2], {})

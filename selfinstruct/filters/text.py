@@ -36,8 +36,9 @@ def _folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
-_SIGN = re.compile(r"[-*/](?=\s*\d)")
-_SIGNS = {"-": "−", "*": "×", "/": "÷"}
+_SIGN = re.compile(r"[-*/](?=\s*\d)|(?<=\w)#")
+_SIGNS = {"-": "−", "*": "×", "/": "÷", "#": "♯"}
+"""What is no punctuation where it stands: signs of arithmetic, and that of C#."""
 _NO_WORD_CHARACTER = re.compile(r"[^\w\s]|_")
 _BLANKS_ABOUT = re.compile(f"(?<=[{HAN}{THAI}])\\s+|\\s+(?=[{HAN}{THAI}])")
 
