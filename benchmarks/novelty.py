@@ -267,6 +267,17 @@ class Greedy:
         return neighbour
 
 
+def alone(corpus: Path, sizes: list[int], threshold: float) -> None:
+    """Each of our greedy runs with the caches to itself."""
+    for name, kind in (("ours", NoveltyIndex), ("ours, without numba", InNumpy)):
+        run, source, read = Greedy(kind(threshold)), stream(corpus), 0
+        for size in sizes:
+            while len(run.index) < size:
+                run.take(next(source)[0])
+                read += 1
+            sys.stdout.write(f"{name}: {size:,} of {read:,} in {spoken(run.seconds)}\n")
+
+
 class Row(NamedTuple):
     """One method at one pool size."""
 
@@ -347,6 +358,7 @@ def main() -> int:
     parser.add_argument("--candidates", type=int, default=500, help="candidates judged at each pool size")
     parser.add_argument("--threshold", type=float, default=0.7)
     parser.add_argument("--plot", type=Path, help="draw it, as SVG")
+    parser.add_argument("--alone", action="store_true", help="only the greedy runs of ours, one after the other")
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--as", dest="kind", default="ours", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -356,6 +368,10 @@ def main() -> int:
     if options.corpus is None:
         parser.error("--corpus names the texts")
     sizes = sorted(int(size) for size in options.pools.split(","))
+
+    if options.alone:
+        alone(options.corpus, sizes, options.threshold)
+        return 0
 
     begin = time.perf_counter()
     source = stream(options.corpus)

@@ -73,6 +73,17 @@ class Restless(NoveltyIndex):
     _compiled_from = 1 << 40
 
 
+class Early(Restless):
+    """Looks at places from the first entry on."""
+
+    def __init__(self, threshold: float = 0.7) -> None:
+        class Few(arrays.Arrays):
+            _many = 0
+
+        super().__init__(threshold)
+        self._texts = Few(threshold)
+
+
 class Turning(Restless):
     """Moves into the compiled search after a few texts."""
 
@@ -80,7 +91,7 @@ class Turning(Restless):
 
 
 NUMBA = pytest.mark.skipif(not find_spec("numba"), reason="numba is not installed: pip install 'selfinstruct[fast]'")
-SEARCHES = pytest.mark.parametrize("search", [Restless, pytest.param(Turning, marks=NUMBA)])
+SEARCHES = pytest.mark.parametrize("search", [Restless, Early, pytest.param(Turning, marks=NUMBA)])
 
 
 def by_hand(pool: dict[int, str], text: str) -> list[Neighbour]:
@@ -236,7 +247,7 @@ def test_a_text_exactly_at_the_threshold_is_not_near_and_just_above_it_is(search
 @settings(deadline=None)
 @given(FAMILIES, THRESHOLDS, TEXTS)
 def test_no_text_above_the_threshold_is_lost_to_the_bounds(texts, threshold, text):
-    index = Restless(threshold)
+    index = Early(threshold)
     for kept in texts:
         index.add(kept)
     survivors = index._texts.survivors(index._looked_up(text)).tolist()
@@ -318,6 +329,14 @@ class Pool(RuleBasedStateMachine):
 
 Pool.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestPool = Pool.TestCase
+
+
+class EarlyPool(Pool):
+    search = Early
+
+
+EarlyPool.TestCase.settings = Pool.TestCase.settings
+TestEarlyPool = EarlyPool.TestCase
 
 
 class TurningPool(Pool):

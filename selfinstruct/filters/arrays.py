@@ -61,6 +61,9 @@ class Texts(Protocol):
 class Arrays:
     """Texts in numpy arrays and in rapidfuzz's strings."""
 
+    _many = 1_500
+    """Entries from which on it pays to look at their places first."""
+
     def __init__(self, threshold: float) -> None:
         self._bounds = Bounds(threshold)
         self._rank = array("i", (0,))
@@ -116,21 +119,14 @@ class Arrays:
         known = sorted([number for number in numbers if number], key=self._rank.__getitem__)
         unknown = len(numbers) - len(known)  # the rarest of all, and on this side only
         bounds = self._bounds.of(len(numbers))
-        rarest = _firsts(known[: max(bounds.prefix - unknown, 0)])
-        posted = [self._postings[number] for number in rarest]
+        rarest = known[: max(bounds.prefix - unknown, 0)]
+        posted = [self._postings[number] for number in dict.fromkeys(rarest)]
         entries = np.frombuffer(b"".join(posted), "<u8")
         if not entries.size:
             return np.empty(0, np.intp)
-        # By word and the other's length: the last place where it may have this word.
-        places = np.fromiter(rarest.values(), np.int32, len(rarest)) + unknown
-        farthest = np.where(places[:, None] <= bounds.reach, bounds.room, -1)
-        width = farthest.shape[1]
-        if width > 0x10000:  # this length stands for all longer ones
-            farthest[:, 0xFFFF] = 0xFFFF
-        words = np.repeat(np.arange(0, farthest.size, width), [len(one) >> 3 for one in posted])
-        parts = entries.view("<u2").reshape(-1, 4)
-        early = parts[:, 0] <= farthest.take(words + np.minimum(parts[:, 1], np.int64(width - 1)))
-        positions = (entries[early] >> np.uint64(32)).astype(np.intp)
+        if entries.size > self._many:
+            entries = entries[_early(entries, posted, rarest, unknown, bounds)]
+        positions = (entries >> np.uint64(32)).astype(np.intp)
         allowed = (bounds.apart - unknown).take(np.frombuffer(self._lengths, np.int32)[positions], mode="clip")
         coarse, fine = _bitmaps(known)
         apart = np.bitwise_count(np.frombuffer(self._coarse, np.uint64)[positions] ^ np.uint64(coarse))
@@ -163,17 +159,31 @@ class Arrays:
     def _post(self, position: int, numbers: list[int]) -> None:
         prefix = self._bounds.of(len(numbers)).prefix
         postings, entry = self._postings, position << 32 | min(len(numbers), 0xFFFF) << 16
-        for number, place in _firsts(sorted(numbers, key=self._rank.__getitem__)[:prefix]).items():
-            here = (entry | min(place, 0xFFFF)).to_bytes(8, "little")
+        last = 0
+        for place, number in enumerate(sorted(numbers, key=self._rank.__getitem__)[:prefix]):
+            if number == last:
+                continue
+            last, here = number, (entry | min(place, 0xFFFF)).to_bytes(8, "little")
             if postings[number]:
                 postings[number] += here
             else:
                 postings[number] = bytearray(here)
 
 
-def _firsts(known: list[int]) -> dict[int, int]:
-    """Where each number stands first."""
-    return {number: place for place, number in reversed(tuple(enumerate(known)))}
+def _early(
+    entries: NDArray[np.uint64], posted: list[bytes | bytearray], rarest: list[int], unknown: int, bound: Bound
+) -> NDArray[np.bool]:
+    """Which entries have their word early enough for as many common tokens to follow as it takes."""
+    places = [place for place, number in enumerate(rarest) if not place or rarest[place - 1] != number]
+    # By word and the other's length: the last place where it may have this word.
+    farthest = np.where(np.array(places)[:, None] + unknown <= bound.reach, bound.room, -1)
+    width = farthest.shape[1]
+    if width > 0x10000:  # this length stands for all longer ones
+        farthest[:, 0xFFFF] = 0xFFFF
+    words = np.repeat(np.arange(0, farthest.size, width), [len(one) >> 3 for one in posted])
+    parts = entries.view("<u2").reshape(-1, 4)
+    early: NDArray[np.bool] = parts[:, 0] <= farthest.take(words + np.minimum(parts[:, 1], np.int64(width - 1)))
+    return early
 
 
 # What a text must share with another.
