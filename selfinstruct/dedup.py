@@ -25,10 +25,11 @@ from selfinstruct.errors import InputError, StorageError, UsageError
 from selfinstruct.files import replacing, write_whole, writing
 from selfinstruct.filters.novelty import NoveltyIndex
 from selfinstruct.filters.text import normal_form
-from selfinstruct.formats import Stored, Unread, read_stored, stored_row, stored_texts
+from selfinstruct.formats import Stored, read_stored, stored_row, stored_texts
 from selfinstruct.inputs import digest_of
 from selfinstruct.lock import at_work
 from selfinstruct.minhash import PERMUTATIONS, WORDS, Kept, Signatures, banding
+from selfinstruct.values import Unread
 
 Keep = Literal["best", "first"]
 RULES = ("duplicate", "near-duplicate", "novelty")

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import codecs
-import gzip
-import io
 import json
 import logging
-import math
 import re
 import reprlib
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, time
 from hashlib import blake2b
-from importlib import import_module
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
-from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn
 
 from selfinstruct.encodings import encode
-from selfinstruct.errors import InputError, StorageError, UsageError
+from selfinstruct.errors import InputError, UsageError
 from selfinstruct.files import replacing, writing
 from selfinstruct.records import Record
+from selfinstruct.values import CSV_HINT, JSON_HINT, Unread, is_csv, left_unread, parsed, plain, reading, values
 from selfinstruct.words import words
-
-LIMIT = 10_000_000
-"""The most bytes of one JSONL line, or characters of one element of a JSON list."""
-BATCH = 256
-"""Rows of a Parquet file that are held at once."""
 
 _PACKED = ("", ".gz", ".zst")
 ENDINGS = (*(f"{kind}{packed}" for kind in (".json", ".jsonl", ".ndjson") for packed in _PACKED), ".parquet")
@@ -45,6 +32,7 @@ QUESTIONS = ("instruction", "prompt", "question", "problem", "query")
 ANSWERS = ("output", "completion", "response", "solution", "answer", "chosen")
 INPUTS = ("input", "context")
 SYSTEMS = ("system", "system_prompt")
+_HEADINGS = frozenset((*QUESTIONS, *ANSWERS))
 
 _SEED_HINT = 'a seed is {"instruction": "…", "input": "…", "output": "…"} or a Self-Instruct task with "instances"'
 _UNANSWERED_HINT = (
@@ -53,11 +41,6 @@ _UNANSWERED_HINT = (
 )
 _DATASET_HINT = (
     f"rows are messages, conversations, instances, or one of {', '.join(QUESTIONS)} with one of {', '.join(ANSWERS)}"
-)
-_JSON_HINT = "the file must be JSONL, one object a line, or one JSON list of objects, saved as UTF-8"
-_CSV_HINT = (
-    'python3 -c "import csv,json,sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin)]" '
-    "<data.csv >data.jsonl makes JSONL of it"
 )
 
 log = logging.getLogger("selfinstruct")
@@ -75,7 +58,7 @@ def read_seeds(path: Path) -> list[Record]:
     seeds: list[Record] = []
     contents: dict[str, str] = {}  # where each stood, by Record.id
     tasks: dict[str, str] = {}
-    for where, value in _values(path):
+    for where, value in values(path, headings=_HEADINGS):
         row = _Row(_object(value, where), where, origin="seed", answered=False)
         records = _task(row) if "instances" in row.fields else [_alpaca(row)]
         for record in records:
@@ -151,15 +134,6 @@ class Stored(NamedTuple):
     """What it says beside them, under keys that we do not read."""
 
 
-class Unread(NamedTuple):
-    """A row that cannot be read."""
-
-    where: str
-    why: str
-    value: object
-    """The row, or its line where that is no JSON; None where it is no text, or too long."""
-
-
 def read_stored(path: Path, unread: Callable[[Unread], None] | None = None) -> Iterator[Stored]:
     """The rows of a dataset as they are stored, one at a time, each with all that it says.
 
@@ -190,7 +164,7 @@ def read_stored(path: Path, unread: Callable[[Unread], None] | None = None) -> I
         except InputError as error:
             if unread is None:
                 raise
-            note(_unread(error, where, value))
+            note(left_unread(error, where, value))
             continue
         good += 1
         yield stored
@@ -209,7 +183,7 @@ def stored_texts(value: object, where: str) -> tuple[str, str, str, str]:
 def stored_row(fields: Mapping[str, Any]) -> str:
     """A row as one line of JSON, without its line end: its keys and values as they were, in their order. Of what is no
     JSON in a Parquet file, times become ISO 8601, decimals text, bytes base64, and what is no number null."""
-    text = _ENCODE(_plain(fields))
+    text = _ENCODE(plain(fields))
     if not text.isascii() and _half(text):  # under a key that we do not read: as an escape it stays what it is
         return json.dumps(json.loads(text))
     return _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -229,7 +203,7 @@ def _rows(path: Path, unread: Callable[[Unread], None] | None = None) -> Iterato
             unread(found)
 
         for file in files:
-            for found in _values(file, note if unread else None):
+            for found in values(file, note if unread else None, _HEADINGS):
                 empty = False
                 yield found
         if empty:
@@ -240,17 +214,13 @@ def _rows(path: Path, unread: Callable[[Unread], None] | None = None) -> Iterato
 
 def read_row(line: str, where: str = "row") -> Record:
     """What ``row`` wrote."""
-    try:
-        value = _DECODER.decode(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON: {_complaint(error)}", hint=_JSON_HINT) from error
-    (record,) = _records(_row(value, where))
+    (record,) = _records(_row(parsed(line, where), where))
     return record
 
 
 def dataset_files(path: Path) -> list[Path]:
     """The data files behind a path, in order."""
-    with _reading(path):
+    with reading(path):
         if not path.is_dir():
             return [path]
         found = [file for file in (path / "data").glob("train-*") if file.name.lower().endswith(ENDINGS)]
@@ -264,8 +234,8 @@ def dataset_files(path: Path) -> list[Path]:
         others = _others(path)
         raise InputError(
             f"{path}: no dataset in this folder" + (f"; not read: {_cut(', '.join(others))}" if others else ""),
-            hint=_CSV_HINT
-            if any(_is_csv(Path(name)) for name in others)
+            hint=CSV_HINT
+            if any(is_csv(Path(name)) for name in others)
             else "name a run folder, or one of .json, .jsonl, .ndjson (.gz, .zst) or .parquet files",
         )
     return found
@@ -273,7 +243,7 @@ def dataset_files(path: Path) -> list[Path]:
 
 def _others(folder: Path) -> list[str]:
     """The files of a folder that may hold data and are not read, by name."""
-    with _reading(folder):
+    with reading(folder):
         return sorted(
             file.name
             for file in folder.iterdir()
@@ -399,7 +369,7 @@ class _Row:
 def _object(value: object, where: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
-    raise InputError(f"{where}: a row must be an object, found {_kind(value)}: {_short(value)}", hint=_JSON_HINT)
+    raise InputError(f"{where}: a row must be an object, found {_kind(value)}: {_short(value)}", hint=JSON_HINT)
 
 
 def _row(value: object, where: str, *, answered: bool = True, turns: bool = False) -> _Row:
@@ -687,297 +657,6 @@ def _renders(text: str, texts: tuple[str, str, str]) -> bool:
         at = text.find(given, at + len(instruction))
     last = text.rfind(output)
     return 0 <= at < last and _CLOSED.fullmatch(text, last + len(output)) is not None
-
-
-# From bytes to JSON values
-
-
-def _values(path: Path, unread: Callable[[Unread], None] | None = None) -> Iterator[tuple[str, object]]:
-    """Every row of a file, with where it begins. Holds one row at a time, or a few of a Parquet file. A line that is no
-    row goes to ``unread``, where that is given."""
-    with _reading(path), path.open("rb") as stored:
-        head = stored.peek(4)[:4]
-        if head == b"PAR1":
-            yield from _table(stored, path)
-            return
-        with _unpacked(stored, head, path) as file:
-            if file.peek(3)[:3] == codecs.BOM_UTF8:
-                file.read(3)
-            line = 1
-            while (byte := file.peek(1)[:1]) in (b" ", b"\t", b"\r", b"\n"):
-                line += file.read(1) == b"\n"
-            if _is_csv(path) and byte not in (b"{", b"[", b""):
-                raise _csv(path)
-            yield from _Elements(file, path, line) if byte == b"[" else _lines(file, path, line, unread)
-
-
-def _is_csv(path: Path) -> bool:
-    return path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith((".csv", ".tsv"))
-
-
-def _csv(path: Path) -> InputError:
-    return InputError(f"{path}: CSV is not read; rows come as JSONL, a JSON list or Parquet", hint=_CSV_HINT)
-
-
-def _is_heading(text: str) -> bool:
-    """Whether a line is the heading of a CSV file."""
-    cells = [cell.strip("\"' \r\n") for cell in re.split("[,;\t]", text)]
-    return len(cells) > 1 and all(cells) and any(cell.lower() in (*QUESTIONS, *ANSWERS) for cell in cells)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{path}: damaged, or cut off: {error}", hint="make or fetch the file again") from error
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path}: no such file", hint="check the path") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path}: a folder, not a file", hint="name the file in it") from error
-    except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror}", hint="check its permissions") from error
-
-
-def _unpacked(stored: io.BufferedReader, head: bytes, path: Path) -> io.BufferedReader:
-    if head[:2] == b"\x1f\x8b":
-        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=stored)), 1 << 20)
-    if head == b"\x28\xb5\x2f\xfd":
-        return io.BufferedReader(_Zstd(stored, path), 1 << 20)
-    return stored
-
-
-class _Zstd(io.RawIOBase):
-    """What a file of zstd frames holds. The library's own reader takes the end of a file that was cut off for its
-    end."""
-
-    def __init__(self, stored: io.BufferedReader, path: Path) -> None:
-        self._library = _optional("zstandard", path)
-        self._stored, self._path = stored, path
-        self._frame: Any = None
-        self._packed = self._plain = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._plain:
-            # Little at a time, for it comes out whole: 256 bytes can hold 8 MB.
-            packed = self._packed or self._stored.read(256)
-            if not packed:
-                if self._frame is not None:
-                    raise EOFError("the last frame has no end")
-                return 0
-            if self._frame is None:
-                self._frame = self._library.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            try:
-                self._plain = self._frame.decompress(packed)
-            except self._library.ZstdError as error:
-                raise EOFError(str(error)) from error
-            self._packed = b""
-            if self._frame.eof:
-                self._packed, self._frame = self._frame.unused_data, None
-        count = min(len(buffer), len(self._plain))
-        buffer[:count], self._plain = self._plain[:count], self._plain[count:]
-        return count
-
-
-def _optional(library: str, path: Path) -> Any:
-    try:
-        return import_module(library)
-    except ImportError as error:
-        raise UsageError(
-            f"{path}: reading it takes the package {library.partition('.')[0]}",
-            hint="pip install 'selfinstruct[data]'",
-        ) from error
-
-
-def _table(file: BinaryIO, path: Path) -> Iterator[tuple[str, object]]:
-    """Every row of a Parquet file."""
-    arrow = _optional("pyarrow", path)
-    number = 0
-    try:
-        for batch in _optional("pyarrow.parquet", path).ParquetFile(file).iter_batches(BATCH):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}: row {number}", row
-    except (arrow.ArrowException, UnicodeDecodeError) as error:
-        what = str(error).splitlines()[0] if str(error) else "damaged"
-        raise InputError(
-            f"{path}: not Parquet that can be read, after row {number}: {what}", hint="make or fetch the file again"
-        ) from error
-
-
-def _plain(value: object) -> object:
-    """A value of a Parquet file as JSON has it."""
-    if isinstance(value, str | int | None):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    return value.isoformat() if isinstance(value, date | time) else str(value)
-
-
-def _lines(
-    file: BinaryIO, path: Path, number: int, unread: Callable[[Unread], None] | None
-) -> Iterator[tuple[str, object]]:
-    # Split at b"\n" only: U+2028 and its kin are text.
-    begun = number
-    while raw := file.readline(LIMIT + 1):
-        where = f"{path}:{number}"
-        whole = len(raw) <= LIMIT or raw.endswith(b"\n")
-        try:
-            value = _line(file, raw, path, number, whole)
-        except InputError as error:
-            if number == begun and whole and _is_heading(raw.decode("utf-8", "replace")):
-                raise _csv(path) from error
-            if unread is None:
-                raise
-            text = raw.decode("utf-8", "replace").rstrip(_BLANK) if whole else None
-            unread(_unread(error, where, text))
-        else:
-            if value is not _BLANK:
-                yield where, value
-        number += 1
-
-
-def _line(file: BinaryIO, raw: bytes, path: Path, number: int, whole: bool) -> object:
-    """The value of a line; _BLANK where there is none."""
-    size = len(raw)
-    while not whole and (rest := file.readline(1 << 20)):
-        size += len(rest)
-        if rest.endswith(b"\n"):
-            break
-    text = _decoded(_Decoder(), raw, path, number, final=whole)
-    if not whole:
-        raise InputError(f"{path}:{number}: a line of {size:,} bytes; {LIMIT:,} are the most", hint=_JSON_HINT)
-    if not text.strip(_BLANK):
-        return _BLANK
-    try:
-        return _DECODER.decode(text.rstrip(_BLANK))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}:{number}: not JSON: {_complaint(error)}", hint=_JSON_HINT) from error
-
-
-def _unread(error: InputError, where: str, value: object) -> Unread:
-    return Unread(where, error.message.removeprefix(f"{where}: "), value)
-
-
-class _Elements:
-    """The elements of one JSON list, read through a window on the file that is as wide as an element needs."""
-
-    def __init__(self, file: BinaryIO, path: Path, line: int) -> None:
-        self.file, self.path = file, path
-        self.decoder = _Decoder()
-        self.text, self.at, self.ended = "", 0, False
-        self.line, self.column = line, 1  # of self.at
-
-    def __iter__(self) -> Iterator[tuple[str, object]]:
-        self.take()
-        number, closed = 0, self.peek() == "]"
-        while not closed:
-            number += 1
-            self.peek()
-            where = f"{self.path}:{self.line}: item {number}"
-            yield where, self.element()
-            if self.peek() not in (",", "]"):
-                self.wrong("wanted a comma, or the closing bracket of the list")
-            closed = self.peek() == "]"
-            if not closed:
-                self.take()
-        self.take()
-        if self.peek():
-            self.wrong("there is more after the closing bracket of the list")
-
-    def peek(self) -> str:
-        """The next character that is not white space, left where it is; empty at the end of the file."""
-        while True:
-            start = self.at
-            while self.text[start : start + 1] and self.text[start] in _BLANK:
-                start += 1
-            self.move(start)
-            if self.at < len(self.text) or self.ended:
-                return self.text[self.at : self.at + 1]
-            self.widen()
-
-    def take(self) -> None:
-        self.peek()
-        self.move(self.at + 1)
-
-    def element(self) -> object:
-        while True:
-            try:
-                value, end = _DECODER.raw_decode(self.text, self.at)
-            except RecursionError as error:
-                self.wrong(_complaint(error))
-            except ValueError as error:  # not JSON, or not yet
-                too_long = len(self.text) - self.at > LIMIT
-                if not self.ended and not too_long:
-                    self.widen()
-                    continue
-                over = f"; the element of line {self.line} is over {LIMIT:,} characters" if too_long else ""
-                if isinstance(error, json.JSONDecodeError):
-                    self.move(error.pos)
-                self.wrong(_complaint(error, self.column) + over)
-            else:
-                if end - self.at > LIMIT:
-                    self.wrong(f"an element of {end - self.at:,} characters; {LIMIT:,} are the most")
-                self.move(end)
-                return value
-
-    def widen(self) -> None:
-        rest = self.text[self.at :]
-        # Twice as wide each time, lest a long element be tried too often.
-        raw = self.file.read(max(1 << 20, min(len(rest), LIMIT - len(rest))))
-        self.ended = not raw
-        line = self.line + rest.count("\n")
-        self.text, self.at = rest + _decoded(self.decoder, raw, self.path, line, final=self.ended), 0
-
-    def move(self, to: int) -> None:
-        newline = self.text.rfind("\n", self.at, to)
-        self.column = to - newline if newline >= 0 else self.column + to - self.at
-        self.line += self.text.count("\n", self.at, to)
-        self.at = to
-
-    def wrong(self, what: str) -> NoReturn:
-        raise InputError(f"{self.path}:{self.line}: not JSON: {what}", hint=_JSON_HINT)
-
-
-def _decoded(decoder: codecs.IncrementalDecoder, raw: bytes, path: Path, line: int, *, final: bool) -> str:
-    """``raw``, which begins at ``line``, as text."""
-    try:
-        text = decoder.decode(raw, final)
-    except UnicodeDecodeError as error:
-        line += error.object.count(b"\n", 0, error.start)
-        raise InputError(
-            f"{path}:{line}: not UTF-8: the byte 0x{error.object[error.start]:02x}", hint="save the file as UTF-8"
-        ) from error
-    if "\0" in text:
-        line += text.count("\n", 0, text.index("\0"))
-        raise InputError(f"{path}:{line}: a NUL character", hint="save the file as UTF-8, without NUL characters")
-    return text
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
-_Decoder = codecs.getincrementaldecoder("utf-8")
-_BLANK = " \t\r\n"
-
-
-def _complaint(error: ValueError | RecursionError, column: int | None = None) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} (column {column or error.colno})"
-    return str(error).partition(";")[0]  # after it, Python advises Python programmers
 
 
 def _half(text: str) -> str:

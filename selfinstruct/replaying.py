@@ -15,9 +15,9 @@ from typing import NamedTuple, TypeVar
 
 from selfinstruct import state
 from selfinstruct.asking import Replayed
-from selfinstruct.benchmarks import names_of
 from selfinstruct.contamination import Report
 from selfinstruct.errors import ExhaustedError, InputError, UsageError
+from selfinstruct.evalsets import names_of
 from selfinstruct.filters import asking_stages, check_filters
 from selfinstruct.filters.contamination import Benchmarks, check_decontamination
 from selfinstruct.formats import read_dataset, read_seeds

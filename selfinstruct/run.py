@@ -15,10 +15,10 @@ from typing import Any, Literal, NamedTuple
 
 from selfinstruct import state
 from selfinstruct.asking import Live
-from selfinstruct.benchmarks import names_of
 from selfinstruct.contamination import Report
 from selfinstruct.engines import Engine, Options, Style, engine_factory, open_engine
 from selfinstruct.errors import InputError, SelfInstructError, UsageError
+from selfinstruct.evalsets import names_of
 from selfinstruct.files import writing
 from selfinstruct.filters import asking_stages, check_filters
 from selfinstruct.filters.contamination import Benchmarks, check_decontamination, overlapping

@@ -24,10 +24,10 @@ from pyarrow import parquet
 from runfolders import KINDS, dataset, finish, found, lines, plan, run_of, stored_keys, told, watched
 
 import selfinstruct.run
-from selfinstruct.benchmarks import names_of, read_items
 from selfinstruct.cli import main
 from selfinstruct.cli.explain import ABOUT, about
 from selfinstruct.errors import InputError, UsageError
+from selfinstruct.evalsets import names_of, read_items
 from selfinstruct.filters import Rules
 from selfinstruct.filters.contamination import TOLD, Benchmarks, Hit, nearest, overlap
 from selfinstruct.filters.novelty import tokens
@@ -440,12 +440,12 @@ def test_rows_are_the_same_in_every_wrapping_or_the_file_says_nothing(
         ("b.parquet", b"PAR1\x15\x04\x80", "b.parquet: not Parquet that can be read, after row 0"),
         ("b.parquet", table([{"question": "a b c"}])[:40] + b"\0" * 40, "b.parquet: not Parquet that can be read"),
         ("b.parquet", table([{"n": 3}]), "b.parquet: no text to compare with"),
-        ("b.jsonl.zst", b"{}", "b.jsonl.zst: not whole as .zst"),
-        ("b.jsonl.zst", zstandard.compress(b'{"question": "a b"}\n')[:-3], "b.jsonl.zst: not whole as .zst"),
+        ("b.jsonl.zst", b"{}", "b.jsonl.zst: damaged, or cut off"),
+        ("b.jsonl.zst", zstandard.compress(b'{"question": "a b"}\n')[:-3], "b.jsonl.zst: damaged, or cut off"),
         ("b.csv", b"question,answer\na,b\n", "b.csv: CSV is not read: convert it to JSONL"),
         ("b.TSV.gz", gzip.compress(b"question\tanswer\n"), "b.TSV.gz: TSV is not read: convert it to JSONL"),
-        ("b.txt.gz", b"plain", "b.txt.gz: not whole as .gz"),
-        ("b.jsonl.gz", gzip.compress(b'{"question": "a b"}\n')[:-9], "b.jsonl.gz: not whole as .gz"),
+        ("b.txt.gz", b"plain", "b.txt.gz: damaged, or cut off"),
+        ("b.jsonl.gz", gzip.compress(b'{"question": "a b"}\n')[:-9], "b.jsonl.gz: damaged, or cut off"),
         ("b.txt", b"\n \n", "b.txt: no text to compare with"),
         ("b.jsonl", b'{"id": 3}\n', "b.jsonl: no text to compare with"),
         ("b.jsonl", b"[" * 100_000, "b.jsonl:1"),

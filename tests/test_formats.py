@@ -26,8 +26,6 @@ from selfinstruct.encodings import encode
 from selfinstruct.errors import InputError, StorageError, UsageError
 from selfinstruct.formats import (
     FORMATS,
-    LIMIT,
-    Unread,
     read_dataset,
     read_row,
     read_seeds,
@@ -38,6 +36,7 @@ from selfinstruct.formats import (
     write_dataset,
 )
 from selfinstruct.records import Record
+from selfinstruct.values import LIMIT, Unread
 
 TRAPS = [
     "{x} {{y}} {{{z}}} {% raw %}",

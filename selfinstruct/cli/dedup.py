@@ -154,7 +154,7 @@ def _outcome(one: Outcome) -> dict[str, Any]:
 
 
 def _summary(report: Mapping[str, Any], out: Path, show: int, *, as_json: bool) -> None:
-    from selfinstruct.cli.panel import called
+    from selfinstruct.cli.panel import called, short
     from selfinstruct.cli.terminal import data, say
 
     if as_json:
@@ -175,7 +175,7 @@ def _summary(report: Mapping[str, Any], out: Path, show: int, *, as_json: bool) 
         say()
         say("biggest clusters (rows, and the one that stays)")
     for one in clusters:
-        say(f"{one['rows']:>8,}  {one['at']}  {_short(one['instruction'], 120)}", indent=2)
+        say(f"{one['rows']:>8,}  {one['at']}  {short(one['instruction'], 120)}", indent=2)
     for rule, name in (("near-duplicate", "jaccard"), ("novelty", "rouge_l")):
         drops = [one for one in report["least_convincing"] if one["rule"] == rule][:show]
         if drops:
@@ -194,14 +194,15 @@ def _summary(report: Mapping[str, Any], out: Path, show: int, *, as_json: bool) 
 
 def _compared(drop: Mapping[str, Any]) -> None:
     """A drop beside its neighbour, and where they differ."""
+    from selfinstruct.cli.panel import short
     from selfinstruct.cli.terminal import say
 
     beside = drop["neighbour"]
     say()
     say(f"{drop['score']:.3f}  {drop['at']}", indent=2)
-    say(f"went    {_short(_text(drop), 240)}", indent=4)
-    say(f"stays   {_short(_text(beside), 240)}  ({beside['at']})", indent=4)
-    say(f"differ  {_short(differences(_text(beside), _text(drop)), 400)}", indent=4)
+    say(f"went    {short(_text(drop), 240)}", indent=4)
+    say(f"stays   {short(_text(beside), 240)}  ({beside['at']})", indent=4)
+    say(f"differ  {short(differences(_text(beside), _text(drop)), 400)}", indent=4)
 
 
 def _text(row: Mapping[str, str]) -> str:
@@ -227,11 +228,6 @@ def differences(stays: str, went: str) -> str:
         else:
             found += [*before, f"…{end - start - len(before) - len(after)}…", *after]
     return " ".join(found)
-
-
-def _short(text: str, most: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 class _View:

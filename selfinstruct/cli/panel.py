@@ -205,10 +205,10 @@ def summary(run: Run, last: Progress, *, as_json: bool) -> None:
         say(last.note)
     for record in shown:
         say()
-        say(_short(record.instruction, 200), indent=2)
+        say(short(record.instruction, 200), indent=2)
         if record.input:
-            say(f"input:  {_short(record.input, 160)}", indent=2)
-        say(f"output: {_short(record.output, 240)}", indent=2)
+            say(f"input:  {short(record.input, 160)}", indent=2)
+        say(f"output: {short(record.output, 240)}", indent=2)
     rejected = sum(last.figures.get("rejected", {}).values())
     records = f"{last.kept:,} records"
     if evolves:
@@ -319,6 +319,7 @@ def _first(run: Run, count: int) -> list[Record]:
     return [record for record, _ in islice(read_kept(run.folder), count)]
 
 
-def _short(text: str, most: int) -> str:
+def short(text: str, most: int) -> str:
+    """On one line, cut where it is longer."""
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,7 +1,6 @@
 """The search of arrays.py compiled by numba, where that is installed (`selfinstruct[fast]`): the same answers, sooner.
 
-One bound more than there: what two texts share begins with a token that both have posted. Where it stands among the
-rarest of each says how many can follow it.
+The bounds are those of arrays.py, but for the coarser bitmap: in a loop the finer one costs as little.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from selfinstruct.benchmarks import empty, read_items
 from selfinstruct.errors import UsageError
+from selfinstruct.evalsets import empty, read_items
 from selfinstruct.filters.novelty import tokens
 from selfinstruct.filters.text import normal_form
 from selfinstruct.recipe import RULE, Decontaminate, Recipe

@@ -41,7 +41,6 @@ class Novelty:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._index = NoveltyIndex(recipe.novelty.threshold, recipe.novelty.tokenizer)
-        self._with_input = recipe.novelty.key == "instruction+input"
         self._tasks: list[str] = []
         """By position; empty where the draft was forgotten."""
         self._seeds: set[str] = set()
@@ -61,7 +60,7 @@ class Novelty:
     def learn(self, record: Record) -> None:
         if keeps_instruction(record):
             return
-        if not self._with_input and record.origin == "seed":
+        if self._recipe.novelty.key == "instruction" and record.origin == "seed":
             if record.task in self._seeds:  # another instance of a seed whose instruction is in already
                 return
             self._seeds.add(record.task)

@@ -1,18 +1,16 @@
-"""Benchmarks, whose items no record may overlap: the questions of Parquet, JSONL, JSON and text files, item by item."""
+"""Evaluation sets, whose items no record may overlap: the questions of Parquet, JSONL, JSON and text files."""
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from selfinstruct.errors import InputError, UsageError
+from selfinstruct.errors import InputError
+from selfinstruct.values import GZIP, ZSTD, reading, table, unpacked
 
 ASKED = frozenset(
     (
@@ -33,9 +31,6 @@ ANSWERED = frozenset(
 """The keys below which none of those is looked for: a choice or an answer may be any short text."""
 SPEAKERS = frozenset(("assistant", "gpt", "model", "bot", "system", "tool", "function"))
 """Whose turns of a conversation ask nothing."""
-
-BATCH = 256
-"""Rows of a Parquet file that are held at once."""
 
 _JSON = (".json",)
 _LINES = (".jsonl", ".ndjson")
@@ -87,7 +82,7 @@ def read_items(content: bytes, name: str, source: str) -> Iterator[Item]:
             hint = "keep the column that asks: its header and its answers would be taken for items"
             raise InputError(f"{source}: {kind} is not read: convert it to JSONL", hint=hint)
     if name.endswith(".parquet") or (content[:4] == content[-4:] == b"PAR1"):
-        rows = _table(content, source)
+        rows = table(io.BytesIO(content), Path(source), only_text=True)
     else:
         rows = _rows(_decoded(content, source), name, source)
     worded = False
@@ -150,62 +145,13 @@ def _answers(turn: dict[str, Any]) -> bool:
 
 def _unpacked(content: bytes, name: str, source: str) -> tuple[bytes, str]:
     """What a file holds, and its name without the ending of what it was packed with."""
-    if name.endswith(".gz") or content.startswith(b"\x1f\x8b"):
-        ending = ".gz"
-    elif name.endswith(".zst") or content.startswith(b"\x28\xb5\x2f\xfd"):
-        ending = ".zst"
-    else:
-        return content, name
-    try:
-        plain = gzip.decompress(content) if ending == ".gz" else _of_frames(content, source)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{source}: not whole as {ending}: {error}", hint="make or fetch the file again") from error
-    return plain, name.removesuffix(ending)
-
-
-def _of_frames(content: bytes, source: str) -> bytes:
-    """What zstd frames hold. Raises EOFError where the last one has no end."""
-    library = _optional("zstandard", source)
-    plain = []
-    while content:
-        frame = library.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-        try:
-            plain.append(frame.decompress(content))
-        except library.ZstdError as error:
-            raise EOFError(str(error)) from error
-        if not frame.eof:
-            raise EOFError("the last frame has no end")
-        content = frame.unused_data
-    return b"".join(plain)
-
-
-def _optional(library: str, source: str) -> Any:
-    try:
-        return import_module(library)
-    except ImportError as error:
-        package = library.partition(".")[0]
-        raise UsageError(
-            f"{source}: reading it takes the package {package}", hint="pip install 'selfinstruct[data]'"
-        ) from error
-
-
-def _table(content: bytes, source: str) -> Iterator[tuple[int, Any]]:
-    """The rows of a Parquet file with their numbers. Only what is text is read of them: no pictures."""
-    arrow = _optional("pyarrow", source)
-    number = 0
-    try:
-        file = _optional("pyarrow.parquet", source).ParquetFile(io.BytesIO(content))
-        leaves = (file.schema.column(at) for at in range(len(file.schema)))
-        texts = [leaf.path for leaf in leaves if leaf.logical_type.type == "STRING"]
-        for batch in file.iter_batches(BATCH, columns=texts):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        what = str(error).splitlines()[0] if str(error) else "damaged"
-        raise InputError(
-            f"{source}: not Parquet that can be read, after row {number}: {what}", hint="make or fetch the file again"
-        ) from error
+    path = Path(source)
+    for ending, magic in ((".gz", GZIP), (".zst", ZSTD)):
+        if name.endswith(ending) and not content.startswith(magic):  # as text it would be a benchmark of nonsense
+            raise InputError(f"{path}: damaged, or cut off: not {ending}", hint="make or fetch the file again")
+    with reading(path):
+        plain = unpacked(io.BufferedReader(cast(io.RawIOBase, io.BytesIO(content))), content[:4], path).read()
+    return plain, name.removesuffix(".gz").removesuffix(".zst")
 
 
 def _decoded(content: bytes, source: str) -> str:
