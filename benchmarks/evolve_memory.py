@@ -57,7 +57,7 @@ def main() -> None:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
-    sys.modules["numba"] = None  # type: ignore[assignment]  # its compiler takes 100 MB once, and is an extra
+    sys.modules["numba"] = None  # type: ignore[assignment]  # its compiler takes 130 MB once, and is an extra
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "rows.jsonl"
         rows(source, options.rows)

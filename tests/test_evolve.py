@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runfolders import SCRIPTS, Watched, finish, found, lines, run_of, told, watched
+from runfolders import CHEAP, SCRIPTS, Watched, finish, found, lines, run_of, told, watched
 
 from selfinstruct.engines import Reply, Request
 from selfinstruct.errors import EngineError, ExhaustedError, InputError, SelfInstructError, UsageError
@@ -33,18 +33,6 @@ from selfinstruct.shards import Shards
 pytestmark = pytest.mark.usefixtures("no_hang")
 
 DEPTH = ["constraints", "deepen", "concretise", "reasoning"]
-CHEAP = (
-    "frame-leak",
-    "copied",
-    "declines",
-    "unchanged",
-    "growth",
-    "intent",
-    "distance",
-    "circles",
-    "duplicate",
-    "novelty",
-)
 
 
 def source(path: Path, rows: list[dict[str, Any]]) -> Path:

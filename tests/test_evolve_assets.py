@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runfolders import CHEAP
 
 from selfinstruct.engines import Reply, Request
 from selfinstruct.filters import Asking, open_filter
@@ -441,19 +442,7 @@ def test_a_preset_evolves_and_asks_its_cheapest_rules_first(name: str, overrides
     asks = [isinstance(open_filter(rule, recipe), Asking) for rule in recipe.filters.draft]
     assert asks == sorted(asks)
     cheap = [rule for rule, asks in zip(recipe.filters.draft, asks, strict=True) if not asks]
-    order = [
-        "frame-leak",
-        "copied",
-        "declines",
-        "unchanged",
-        "growth",
-        "intent",
-        "distance",
-        "circles",
-        "duplicate",
-        "novelty",
-    ]
-    assert cheap == [rule for rule in order if rule in cheap]
+    assert cheap == [rule for rule in CHEAP if rule in cheap]
     assert recipe.schedule.patience == 1000
 
 
