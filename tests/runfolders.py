@@ -24,8 +24,17 @@ SCRIPTS = Path(__file__).parent / "scripts"
 WRITING = (("self-instruct", "strict"), ("self-instruct", "compat"), ("alpaca", "strict"), ("alpaca", "compat"))
 """What writes tasks from seeds, up to a number."""
 EVOLVING = (("evolve/wizardlm", "strict"), ("evolve/wizardlm", "compat"), ("evolve/quality", "strict"))
-CHEAP = tuple(
-    ["frame-leak", "copied", "declines", "unchanged", "growth", "intent", "distance", "circles", "duplicate", "novelty"]
+CHEAP = (
+    "frame-leak",
+    "copied",
+    "declines",
+    "unchanged",
+    "growth",
+    "intent",
+    "distance",
+    "circles",
+    "duplicate",
+    "novelty",
 )
 """The draft rules of evolution that ask no model, in their order."""
 KINDS = (*WRITING, ("answer", "strict"), *EVOLVING)
