@@ -75,7 +75,9 @@ class Totals(NamedTuple):
 
 def request_key(model: str, request: Request) -> str:
     """The name of a planned request: SHA-256 over the model's name and everything that was planned, seed included."""
-    text = f"{model}\n{json.dumps(request.model_dump(), sort_keys=True)}"
+    later = {"samples": 1, "json_schema": None}  # keys that older journals do not know, where they say nothing
+    planned = {key: value for key, value in request.model_dump().items() if (key, value) not in later.items()}
+    text = f"{model}\n{json.dumps(planned, sort_keys=True)}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

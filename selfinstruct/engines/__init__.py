@@ -11,7 +11,9 @@ from selfinstruct.plugins import find
 
 Role = Literal["system", "user", "assistant"]
 Finish = Literal["stop", "length", "content_filter"]
-Style = Literal["completion", "chat", "prefill"]
+Style = Literal["completion", "chat", "prefill", "json"]
+"""How a model is asked: a text to continue, a turn to answer, a turn begun for it, or a turn answered in JSON of a given
+schema."""
 
 
 class Frozen(BaseModel):
@@ -48,7 +50,12 @@ class Request(Frozen):
     messages: tuple[Message, ...] = ()
     prefill: str = ""
     sampling: Sampling = Sampling()
+    samples: int = Field(1, ge=1)
+    """Answers wanted to this one prompt; the Reply has up to so many."""
+    json_schema: dict[str, Any] | None = None
+    """JSON Schema that the answer is to keep to. Servers ignore what they do not know, so whoever reads it checks."""
     seed: int | None = None
+    """Sampling seed. It names the request; it is sent only where ``Options.deterministic`` says so."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Sent to the server verbatim (recipe table ``[request.extra]``)."""
     purpose: str = ""
@@ -89,31 +96,56 @@ class Failure(Frozen):
     message: ModelText
 
 
-class Reply(Frozen):
-    """What came back for one request, whole."""
+class Sample(Frozen):
+    """One answer."""
 
     text: ModelText = ""
     finish: Finish = "stop"
     reasoning: ModelText = ""
     """Thinking, kept apart from the answer."""
-    usage: Usage = Usage()
     error: Failure | None = None
+    first_token: dict[str, float] = Field(default_factory=dict)
+    """Log-probabilities of the first token's alternatives, where asked for and given."""
+
+
+class Reply(Sample):
+    """What came back for one request, whole."""
+
+    more: tuple[Sample, ...] = ()
+    """The other answers, where ``Request.samples`` asked for several."""
+    usage: Usage = Usage()
+    """Of all answers together."""
     changed: tuple[ModelText, ...] = ()
     """What the wire needed: parameters dropped or renamed."""
     model: ModelText = ""
     """The model's name as the engine reports it."""
     fingerprint: ModelText = ""
-    first_token: dict[str, float] = Field(default_factory=dict)
-    """Log-probabilities of the first token's alternatives, where asked for and given."""
+
+    def each(self) -> list[Reply]:
+        """The answers one by one, each as a reply of its own. What they share, usage too, stands in the first."""
+        first = self.model_copy(update={"more": ()})
+        return [first, *(Reply(**dict(sample), model=self.model) for sample in self.more)]
 
 
 class Options(Frozen):
-    """What a person says of an engine besides the model's name. Nothing here can change the data."""
+    """What a person says of an engine besides the model's name: where it runs and how fast, not what it is."""
 
     base_urls: tuple[str, ...] = ()
     api_key_env: str = "OPENAI_API_KEY"
     concurrency: int | None = None
     """Requests under way; None lets the engine choose."""
+    context: int | None = None
+    """Tokens of prompt and answer together; None: what the model was made for, or less where memory is short."""
+    deterministic: bool = False
+    """Send sampling seeds, and switch on what else makes a server repeat itself."""
+    tensor_parallel: int = 1
+    """GPUs over which each copy of the model is split."""
+    gpu_memory: float | None = None
+    """Share of each GPU's memory that one copy may take."""
+    replicas: int | None = None
+    """Copies of the model; None: as many as the visible GPUs hold for ``vllm/``, else one."""
+    ray: str | None = None
+    """Address of a Ray cluster on which the copies run; None: this machine."""
 
 
 @runtime_checkable
