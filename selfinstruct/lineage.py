@@ -138,7 +138,8 @@ def _exchange(journal: Journal, asked: dict[str, Any]) -> dict[str, Any]:
     if stored is None:
         return {**asked, "wrote": "(no reply in the journal)"}
     reply = stored.reply
-    wrote = f"(failed: {reply.error.message})" if reply.error else reply.text
+    texts = [f"(failed: {one.error.message})" if one.error else one.text for one in reply.each()]
+    wrote = texts[0] if len(texts) == 1 else "\n\n".join(f"[{at}] {text}" for at, text in enumerate(texts, 1))
     return {**asked, "wrote": wrote, "reasoning": reply.reasoning, "usage": reply.usage.model_dump()}
 
 

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple, Protocol
 
 from selfinstruct.engines import Failure, Reply, Request
 from selfinstruct.errors import ExhaustedError
-from selfinstruct.filters import Rules
+from selfinstruct.filters import Rules, Verdict
 from selfinstruct.journal import Place
-from selfinstruct.operators import Answerer, Ask, Drafter, Pool, Read, Setting, Settler, Unreadable, Untouched
+from selfinstruct.operators import Answerer, Ask, Drafter, Pool, Read, Setting, Settler, Unreadable, Untouched, unread
 from selfinstruct.recipe import Recipe
 from selfinstruct.records import Objection, Record
 from selfinstruct.schedule import cancelled, in_order, seen_by
@@ -164,6 +164,11 @@ class _NoReply(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+def _failed(reply: Reply) -> bool:
+    """Whether no answer came of a request at all."""
+    return all(one.error for one in (reply, *reply.more))
 
 
 class Counts:
@@ -366,11 +371,10 @@ class Loop:
         request = request.model_copy(update={"seed": seed_for(self._recipe, place)})
         urgency = 0 if len(self._answering) < 2 * self._width else 2
         reply, model = await self._asker.reply(place, request, [parent.task for parent in parents], urgency)
-        if reply.error:
-            reads: list[Read] = [Unreadable(reply.error.kind, reply.error.message, "")]
-        else:
-            reads = self._drafter.read(reply, parents, rng())
-        return Step(place.step, parents, steer, reads, (Asked(place, request, model, bool(reply.error)),), blank)
+        reads: list[Read] = []
+        for one in self._setting.understood(request, reply).each():
+            reads += [unread(one)] if one.error else self._drafter.read(one, parents, rng())
+        return Step(place.step, parents, steer, reads, (Asked(place, request, model, _failed(reply)),), blank)
 
     # What a step of evolution may see.
 
@@ -453,10 +457,10 @@ class Loop:
             place = Place(stage, step, item, attempt)
             request = request.model_copy(update={"seed": seed_for(self._recipe, place)})
             reply, model = await self._asker.reply(place, request, (draft.task,), 1)
-            asked.append(Asked(place, request, model, bool(reply.error)))
-            if reply.error:
+            asked.append(Asked(place, request, model, _failed(reply)))
+            if reply.error and _failed(reply):
                 raise _NoReply(reply.error)
-            return reply
+            return self._setting.understood(request, reply)
 
         untouched = isinstance(read, Untouched)
         rng = rng_for(self._recipe, "answer", Place("answer", step, item))
@@ -485,25 +489,26 @@ class Loop:
             request = rule.ask(draft, self._setting) if rule.measures or not measuring else None
             if request is None:
                 continue
-            unread = ""
+            missing = ""
             for attempt in range(self._recipe.filters.attempts):
                 try:
-                    verdict = rule.read(draft, await ask(rule.stage, request, attempt))
+                    reply = await ask(rule.stage, request, attempt)
                 except _NoReply as none:
-                    unread = none.failure.message
+                    missing = none.failure.message
                     continue
                 except Unanswered as unanswered:
                     if unanswered.new and attempt:  # a replay that would ask more often than the run did
                         break
                     raise
-                unread = verdict.unread
-                if unread:
+                verdict = Verdict(unread=reply.error.message) if reply.error else rule.read(draft, reply)
+                missing = verdict.unread
+                if missing:
                     continue
                 scores.update(verdict.scores)
                 if verdict.objection is not None and not measuring:
                     return Objection(by=name, why=verdict.objection, at="draft")
                 break
-            if unread:  # no verdict is no reason to lose what is paid for; but it is told
+            if missing:  # no verdict is no reason to lose what is paid for; but it is told
                 remarks.append(name + NO_VERDICT)
         return None
 

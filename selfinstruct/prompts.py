@@ -21,6 +21,9 @@ is only ever a value: it is never rendered as a template, and a marker inside it
 
 ``slots`` names every variable of the text with an example value; text and slots are checked against each other.
 
+A prompt with a ``schema`` is answered in JSON that keeps to it, and ``reads`` is the text (Jinja too) that becomes of
+the answer's properties: what reads replies reads that, and never sees JSON.
+
 A prompt may stand in a frame: ``evolve/deepen.md`` with ``frame: in-depth`` holds a method only, and the files of
 ``evolve/frames/in-depth/`` what is said around it, one for each way of asking. Where a frame says ``{{ method }}`` the
 method's text goes; its front matter goes over the frame's. The whole has the name ``evolve/deepen/chat``.
@@ -29,21 +32,25 @@ method's text goes; its front matter goes over the frame's. The whole has the na
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jinja2 import BaseLoader, StrictUndefined, TemplateError, TemplateNotFound, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from selfinstruct.engines import Message, Request, Role, Sampling
+from selfinstruct.engines import Failure, Message, Reply, Request, Role, Sample, Sampling, Style
 from selfinstruct.errors import InputError, UsageError
 from selfinstruct.records import Direction
 from selfinstruct.resources import PROMPTS
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 _FRONT_MATTER = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
 _MARKER = re.compile(r"^<!-- (system|user|assistant) -->(?:\n|\Z)", re.MULTILINE)
@@ -54,11 +61,15 @@ _MARKERS = "<!-- system -->, <!-- user --> and <!-- assistant --> begin sections
 class FrontMatter(BaseModel):
     """What stands above a prompt's text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     about: str
     sampling: dict[str, Any] = Field(default_factory=dict)
     slots: dict[str, Any] = Field(default_factory=dict)
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    """JSON Schema that the answer keeps to: an object."""
+    reads: str = ""
+    """The text that an answer of the schema is read as; its variables are the object's properties."""
     frame: str = ""
     """The frame that the text stands in."""
     direction: Direction | None = None
@@ -97,7 +108,14 @@ class Prompt:
             raise InputError(f"{source}: a system section may only stand first", hint=_MARKERS)
         if "user" not in roles and roles != [None]:
             raise InputError(f"{source}: there is no user section", hint=_MARKERS)
-        self.style = "completion" if roles == [None] else "prefill" if roles[-1] == "assistant" else "chat"
+        self.style: Style = "completion" if roles == [None] else "prefill" if roles[-1] == "assistant" else "chat"
+        if bool(head.reads) != (head.json_schema is not None):
+            raise InputError(f"{source}: `schema` and `reads` go together", hint="see docs/prompts.md")
+        if head.json_schema is not None:
+            if self.style != "chat":
+                raise InputError(f"{source}: JSON is asked for in chat", hint="the last section is the user's")
+            self.style = "json"
+            self._validator = _validator(source, head.json_schema)
 
     @cached_property
     def digest(self) -> str:
@@ -119,12 +137,43 @@ class Prompt:
                 hint="the stage that asks with this prompt has no such value; `selfinstruct prompts` shows ours",
             )
         rendered = [(role, self._render(text, values)) for role, text in self.sections]
+        if self.style == "json":  # a stop string would break the object off
+            sampling["stop"] = ()
         chosen = self.sampling.model_copy(update=sampling) if sampling else self.sampling
         if self.style == "completion":
             return Request(prompt=rendered[0][1], sampling=chosen, seed=seed, purpose=self.name)
         prefill = rendered.pop()[1] if self.style == "prefill" else ""
         messages = tuple(Message(role=role, content=text) for role, text in rendered if role)
-        return Request(messages=messages, prefill=prefill, sampling=chosen, seed=seed, purpose=self.name)
+        wanted = {"sampling": chosen, "seed": seed, "json_schema": self.head.json_schema, "purpose": self.name}
+        return Request(messages=messages, prefill=prefill, **wanted)
+
+    def understood(self, reply: Reply) -> Reply:
+        """The reply as it is read, each of its answers: what ``reads`` makes of JSON that keeps to the schema. What
+        does not is an error of the kind malformed, and stays as it came."""
+        if self.head.json_schema is None:
+            return reply
+        more = tuple(one.model_copy(update=self._understood(one)) for one in reply.more)
+        return reply.model_copy(update={**self._understood(reply), "more": more})
+
+    def _understood(self, answer: Sample) -> dict[str, Any]:
+        """What changes about an answer."""
+        if answer.error:
+            return {}
+        from jsonschema.exceptions import best_match
+
+        text = answer.text.strip()
+        fence = _FENCE.match(text)
+        try:
+            value = json.loads(text[fence.end() :].removesuffix("```") if fence else text, parse_constant=_no_constant)
+            problem = best_match(self._validator.iter_errors(value))
+            what = f"{problem.json_path}: {problem.message}" if problem else ""
+        except (ValueError, RecursionError) as error:
+            what = f"not JSON: {error}"
+        if not what:  # whole, even if blanks behind it went on up to max_tokens
+            return {"text": Sample(text=self._render(self.head.reads, value)).text, "finish": "stop"}
+        if answer.finish != "stop":
+            what = f"the reply was cut off ({answer.finish})"
+        return {"error": Failure(kind="malformed", message=what if len(what) <= 300 else f"{what[:299]}…")}
 
     def example(self) -> Request:
         """What a model would read with the example values of the front matter."""
@@ -217,11 +266,11 @@ class Prompts:
         source, text = str(path), _text(path)
         head, body = _split(source, text)
         if not head.frame or _MARKER.search(body):
-            return (source, text) if variant and variant == _style_of(body) else None
+            return (source, text) if variant and variant == _style_of(head, body) else None
         folder = f"{method.rpartition('/')[0]}/frames/{head.frame}"
         around = self._path(f"{folder}/{variant or 'chat'}")
         if around is None:
-            if not any(self._path(f"{folder}/{style}") for style in ("chat", "completion")):
+            if not any(self._path(f"{folder}/{style}") for style in ("chat", "completion", "json")):
                 raise InputError(
                     f"{source}: there is no frame {head.frame!r}", hint=f"the files of {folder}/ would be its text"
                 )
@@ -229,9 +278,9 @@ class Prompts:
         outer, frame = _split(str(around), _text(around))
         if frame.count(METHOD) != 1:
             raise InputError(f"{around}: a frame has {METHOD} once", hint="there the method's text goes")
-        merged = outer.model_dump(exclude_defaults=True)
-        for key, value in head.model_dump(exclude_defaults=True).items():
-            merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+        merged = outer.model_dump(exclude_defaults=True, by_alias=True)
+        for key, value in head.model_dump(exclude_defaults=True, by_alias=True).items():
+            merged[key] = {**merged.get(key, {}), **value} if key in ("sampling", "slots") else value
         merged["slots"] = {slot: value for slot, value in merged.get("slots", {}).items() if slot != "method"}
         front = yaml.safe_dump(_plain(merged), allow_unicode=True, sort_keys=False)
         return source, f"---\n{front}---\n{frame.replace(METHOD, body.strip(chr(10)))}"
@@ -302,6 +351,17 @@ class Prompts:
             odd = sorted(used ^ set(declared))[0]
             side = "is used but not declared" if odd in used else "is declared but not used"
             raise InputError(f"{prompt.source}: the slot {odd!r} {side}", hint="`slots` gives each variable an example")
+        if prompt.head.json_schema is not None:
+            self._check_reads(prompt, prompt.head.json_schema["properties"].keys())
+
+    def _check_reads(self, prompt: Prompt, properties: Iterable[str]) -> None:
+        reads = prompt.head.reads
+        strange = self._variables(prompt.source, reads) - self._environment.globals.keys() - set(properties)
+        if strange:
+            named = sorted(strange)[0]
+            raise InputError(f"{prompt.source}: reads: the schema has no property {named!r}", hint=_OBJECT)
+        if any(True for _ in meta.find_referenced_templates(self._environment.parse(reads))):
+            raise InputError(f"{prompt.source}: reads: includes another file", hint="its text stands in it whole")
 
     def _variables(self, source: str, text: str) -> set[str]:
         try:
@@ -312,6 +372,7 @@ class Prompts:
 
 
 _JINJA = "the text is a Jinja template"
+_OBJECT = "a schema is JSON Schema of type object with properties, whole in itself; see docs/prompts.md"
 METHOD = "{{ method }}"
 """Where a frame takes in what stands in it."""
 
@@ -351,10 +412,57 @@ def _text(path: Path) -> str:
         raise InputError(f"{path}: {error}", hint="a prompt is a readable UTF-8 text file") from error
 
 
-def _style_of(body: str) -> str:
+def _style_of(head: FrontMatter, body: str) -> Style:
     """The way in which a text asks, by its markers."""
     roles = [mark[1] for mark in _MARKER.finditer(body)]
+    if head.json_schema is not None:
+        return "json"
     return "completion" if not roles else "prefill" if roles[-1] == "assistant" else "chat"
+
+
+_FENCE = re.compile(r"```json[ \t]*\n", re.IGNORECASE)
+"""What servers that ignore a schema let models put around JSON."""
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"there is no {name} in it")
+
+
+def _validator(source: str, schema: dict[str, Any]) -> Validator:
+    """What checks values by the schema. Raises InputError for one that is no schema of an object, or whose references
+    lead nowhere or out of it: nothing is ever fetched."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import specification_with
+
+    kind = validator_for(schema, default=Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+    except SchemaError as error:
+        raise InputError(f"{source}: schema: {error.json_path}: {error.message}", hint=_OBJECT) from error
+    if schema.get("type") != "object" or not schema.get("properties"):
+        raise InputError(f"{source}: schema: not an object with properties", hint=_OBJECT)
+    registry: Registry[Any] = Registry()
+    dialect = specification_with(kind.META_SCHEMA["$schema"].rstrip("#"))
+    resolver = registry.resolver_with_root(dialect.create_resource(schema))
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable as error:
+            raise InputError(f"{source}: schema: $ref {reference!r} leads nowhere", hint=_OBJECT) from error
+    return kind(schema, registry=registry)
+
+
+def _references(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        if isinstance(part.get("$ref"), str):
+            yield part["$ref"]
+        part = list(part.values())
+    for inner in part if isinstance(part, list) else ():
+        yield from _references(inner)
 
 
 def _plain(value: Any) -> Any:

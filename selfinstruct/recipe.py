@@ -67,6 +67,8 @@ class Draft(Table):
     """Model-written tasks shown beside them, once there are any; seeds fill in until then."""
     items: int = Field(7, ge=1, le=100)
     """New tasks read from one reply at the most."""
+    samples: int = Field(1, ge=1, le=128)
+    """Replies to one prompt, all of them read."""
     kind: Literal["any", "classification"] = "any"
 
 
@@ -77,6 +79,8 @@ class Answer(Table):
     max_instances: int = Field(5, ge=1, le=100)
     attempts: int = Field(1, ge=1, le=10)
     """Times to ask for an answer when none can be read."""
+    samples: int = Field(1, ge=1, le=128)
+    """Answers to one prompt; each that differs becomes a record."""
 
 
 class Filters(Table):
@@ -225,6 +229,7 @@ class Requests(Table):
     """Sent to the server verbatim with every request."""
 
 
+WayOfAsking = Literal["auto", "completion", "chat", "prefill", "json"]
 Column = Literal["id", "instruction", "input", "output", "system", "reasoning"]
 
 
@@ -241,9 +246,9 @@ class Recipe(Table):
     """Another model for classification and answers; empty: the same."""
     judge_model: str = ""
     """Who is asked by rules that ask a model; empty: the model that writes."""
-    style: Literal["auto", "completion", "chat", "prefill"] = "auto"
-    answer_style: Literal["auto", "completion", "chat", "prefill"] = "auto"
-    judge_style: Literal["auto", "completion", "chat", "prefill"] = "auto"
+    style: WayOfAsking = "auto"
+    answer_style: WayOfAsking = "auto"
+    judge_style: WayOfAsking = "auto"
     small: Literal["auto", "yes", "no"] = "auto"
     """Whether the answering model is too small to follow worked examples: then ``STAGE/small.md`` goes first."""
     license: str = "other"

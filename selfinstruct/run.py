@@ -414,7 +414,7 @@ class Run:
         report = Report(self._benchmarks, inputs.seeds) if self._benchmarks else None
         shards = Shards(self.folder, recipe, digests, report)
         rounds = 1 + (drafter.rounds if isinstance(drafter, Settler) else 0)
-        target = inputs.rows * rounds if endless else recipe.num
+        target = inputs.rows * rounds * recipe.answer.samples if endless else recipe.num
         ledger = Ledger(self.folder, target, loop.counts, live, before, used)
         task = asyncio.ensure_future(loop.run(shards))
         drained: asyncio.Future[None] | None = None

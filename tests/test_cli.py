@@ -1251,3 +1251,30 @@ def test_a_plan_estimates_the_answers_of_the_model_that_gives_them(call: Call) -
     assert stages("--model", "openai/a", "--answer-model", "local") == {
         **stages("--model", "local"), "bootstrap": chat["bootstrap"]
     }  # fmt: skip
+
+
+def test_answer_takes_several_samples_and_a_plan_counts_them(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "Name a river."}\n{"instruction": "Name a lake."}\n')
+    words = ("answer", "asked.jsonl", "--model", script("plain"), "--out", "r")
+    one, three = (json.loads(call(*words, *more, "--dry-run", "--json").out) for more in ((), ("--samples", 3)))
+    assert three["completion_tokens_at_most"] == 3 * one["completion_tokens_at_most"]
+    assert three["prompt_tokens"] == one["prompt_tokens"]
+    assert call(*words, "--samples", 3, "-q").code == 0
+    kept = lines(tmp_path / "r/data/train-00000.jsonl")
+    assert [row["instruction"] for row in kept] == ["Name a river."] * 3 + ["Name a lake."] * 3
+    assert len({row["output"] for row in kept}) == 6
+    assert call(*words, "--samples", 200).code == 2
+    said = call("explain", "r", kept[1]["id"])
+    assert all(f"[{at}]" in said.out for at in (1, 2, 3))
+
+
+def test_a_plan_counts_the_samples_of_drafts(call: Call) -> None:
+    def first(*sets: str) -> dict[str, int]:
+        words = [word for key in sets for word in ("--set", key)]
+        plan = json.loads(call("generate", "--num", 700, "--dry-run", "--json", "--style", "json", *words).out)
+        stage: dict[str, int] = plan["stages"][0]
+        return stage
+
+    one, four = first(), first("draft.samples=4")
+    assert four["requests"] == one["requests"] / 4
+    assert four["completion_tokens"] == one["completion_tokens"]

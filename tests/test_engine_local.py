@@ -199,7 +199,7 @@ class TestTheModel:
         assert {"file", "architecture", "context", "slots", "threads", "xllamacpp"} <= facts.keys()
 
     def test_it_can_be_asked_in_all_styles_because_the_model_has_a_chat_template(self, engine: Engine) -> None:
-        assert engine.styles == ("prefill", "chat", "completion")
+        assert engine.styles == ("prefill", "chat", "json", "completion")
         assert isinstance(engine, Engine)
 
     def test_closing_is_quick_says_nothing_and_what_was_under_way_never_becomes_a_reply(self) -> None:

@@ -10,20 +10,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 from faults import Answer, FaultServer, Seen, answer, chat, completion, error
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.engines import Engine, Message, Options, Reply, Request, Sampling, open_engine
 from selfinstruct.engines.endpoints import Patience
-from selfinstruct.engines.openai import OpenAIEngine, open_openai
+from selfinstruct.engines.openai import MOST_PROMPTS, OpenAIEngine, open_openai
 from selfinstruct.engines.reasoning import split_reasoning
 from selfinstruct.engines.refusals import retry_after
-from selfinstruct.engines.replies import cut, without_prefill
+from selfinstruct.engines.replies import cut, shared, without_prefill
 from selfinstruct.errors import EngineError, UsageError
 
 KEY = "sk-secret-1234567890"
@@ -44,7 +45,7 @@ def ask(
     server: FaultServer,
     *requests: Request,
     patience: Patience = QUICK,
-    options: Options | None = None,
+    deterministic: bool = False,
     then: Callable[[OpenAIEngine], Awaitable[None]] | None = None,
 ) -> list[Reply | EngineError]:
     """What the engine makes of ``requests``, asked one after the other."""
@@ -52,7 +53,8 @@ def ask(
     async def main() -> list[Reply | EngineError]:
         replies: list[Reply | EngineError] = []
         async with server:
-            engine = OpenAIEngine("some/model", options or Options(base_urls=(server.url,)), patience)
+            options = Options(base_urls=(server.url,), deterministic=deterministic)
+            engine = OpenAIEngine("some/model", options, patience)
             for request in requests:
                 try:
                     replies.append(await engine.complete(request))
@@ -121,13 +123,19 @@ def test_sampling_seed_and_extra_reach_the_server() -> None:
         repetition_penalty=1.1, logprobs=2,
     )  # fmt: skip
     extra = {"chat_template_kwargs": {"enable_thinking": False}, "top_p": 0.75}
-    one(server, HELLO.model_copy(update={"sampling": sampling, "seed": 2**64 - 1, "extra": extra}))
+    ask(server, HELLO.model_copy(update={"sampling": sampling, "seed": 2**64 - 1, "extra": extra}), deterministic=True)
     wanted = {
         "temperature": 0.0, "top_p": 0.75, "top_k": 4, "max_tokens": 9, "stop": ["x"], "frequency_penalty": 1.0,
         "presence_penalty": 0.5, "repetition_penalty": 1.1, "logprobs": True, "top_logprobs": 2, "seed": 2**31 - 1,
         "chat_template_kwargs": {"enable_thinking": False},
     }  # fmt: skip
     assert server.bodies[0].items() >= wanted.items()
+
+
+def test_a_seed_goes_only_to_a_server_that_is_to_repeat_itself() -> None:
+    server = FaultServer()
+    ask(server, HELLO.model_copy(update={"seed": 5}))
+    assert "seed" not in server.bodies[0]
 
 
 def test_extra_that_asks_for_a_stream_or_several_choices_is_refused() -> None:
@@ -385,7 +393,7 @@ def test_every_unsupported_parameter_is_dropped_once_said_and_recorded(caplog: p
         facts.update(engine.facts())
 
     with caplog.at_level(logging.WARNING, "selfinstruct"):
-        first, second, plain = ask(server, EVERYTHING, EVERYTHING, HELLO, then=look)
+        first, second, plain = ask(server, EVERYTHING, EVERYTHING, HELLO, deterministic=True, then=look)
     assert isinstance(first, Reply)
     assert isinstance(second, Reply)
     assert isinstance(plain, Reply)
@@ -410,7 +418,7 @@ def test_requests_under_way_together_learn_together(caplog: pytest.LogCaptureFix
         assert {reply.text for reply in replies} == {"fine"}
 
     with caplog.at_level(logging.WARNING, "selfinstruct"):
-        ask(server, then=more)
+        ask(server, deterministic=True, then=more)
     assert len(caplog.records) == len(UNSUPPORTED)
 
 
@@ -449,6 +457,318 @@ def test_a_server_that_cannot_continue_an_answer_is_not_asked_to_begin_a_new_one
     failure = stopped(server, HELLO.model_copy(update={"prefill": "1."}))
     assert "--style chat" in failure.hint
     assert len(server.seen) == 1
+
+
+# JSON
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
+JSON = HELLO.model_copy(update={"json_schema": SCHEMA})
+NO_FORMAT = [
+    error(400, "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model."),
+    error(400, "This response_format type is unavailable now", type="invalid_request_error"),
+    error(400, "'response_format.type' must be one of 'text', 'json_object'"),
+    error(400, "Invalid schema for response_format 'answer': 'minimum' is required", param="response_format"),
+    error(400, "bad type", param="response_format.type", code="unsupported_value"),
+    answer({"detail": [{"type": "literal_error", "loc": ["body", "response_format", "type"], "msg": "Input should be "
+                        "'text' or 'json_object'"}]}, 422),
+]  # fmt: skip
+
+
+def test_a_schema_goes_along_in_chat() -> None:
+    server = FaultServer(chat('{"a": "b"}'))
+    assert one(server, JSON).text == '{"a": "b"}'
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
+    assert server.bodies[0]["response_format"] == wanted
+
+
+@pytest.mark.parametrize("said", NO_FORMAT)
+def test_a_server_that_cannot_keep_to_a_schema_is_asked_without_and_it_is_said(
+    said: Answer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = FaultServer(always=picky({"response_format": said}))
+    with caplog.at_level(logging.WARNING, "selfinstruct"):
+        first, second = ask(server, JSON, JSON)
+    for reply in (first, second):
+        assert isinstance(reply, Reply)
+        assert (reply.text, reply.changed) == ("fine", ("response_format left out",))
+    assert (len(server.seen), len(caplog.records)) == (3, 1)
+
+
+# Several answers to one prompt
+
+THREE = HELLO.model_copy(update={"samples": 3})
+NO_SEVERAL = [
+    error(400, "'n' : number must be at most 1"),
+    error(400, "n must be 1 when using greedy sampling, got 3."),
+    error(400, "Unsupported parameter: n", param="n"),
+    error(422, "only one choice is supported"),
+    error(400, "Invalid 'n': integer above maximum value. Expected a value <= 1, but got 3 instead.", param="n"),
+]
+
+
+def served(seen: Seen) -> Answer:
+    """A server of completions as it should be: an answer of each prompt's own words, in any order, all counted."""
+    prompts, n = seen.body["prompt"], seen.body.get("n", 1)
+    prompts = prompts if isinstance(prompts, list) else [prompts]
+    choices = [
+        {"index": i * n + k, "text": f"{prompt}/{k}", "finish_reason": "stop"}
+        for i, prompt in enumerate(prompts)
+        for k in range(n)
+    ]
+    usage = {"prompt_tokens": 7 * len(prompts) + 1, "completion_tokens": 5 * len(choices) + 2}
+    return answer({"model": "served", "choices": choices[::-1], "usage": usage})
+
+
+def chats(*texts: str, **more: Any) -> Answer:
+    """A chat completion with several choices, the last first."""
+    choices = [
+        {"index": at, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        for at, text in enumerate(texts)
+    ]
+    return answer({"model": "served", "choices": choices[::-1], **more})
+
+
+def texts(reply: Reply) -> list[str]:
+    return [one.text for one in reply.each()]
+
+
+def test_all_samples_come_in_the_order_of_their_index_and_are_paid_once() -> None:
+    server = FaultServer(chats("a", "<think>x</think>b", "c", usage={"prompt_tokens": 4, "completion_tokens": 9}))
+    reply = one(server, THREE)
+    assert server.bodies[0]["n"] == 3
+    assert texts(reply) == ["a", "b", "c"] and reply.more[0].reasoning == "x"
+    assert (reply.usage.prompt, reply.usage.completion, reply.changed) == (4, 9, ())
+    assert texts(one(FaultServer(always=served), Request(prompt="p", samples=2))) == ["p/0", "p/1"]
+
+
+def test_fewer_samples_than_asked_for_are_said_and_more_are_left() -> None:
+    assert (one(FaultServer(chats("a", "b")), THREE)).changed == ("2 of 3 answers came",)
+    assert texts(one(FaultServer(chats(*"abcde")), THREE)) == ["a", "b", "c"]
+    assert texts(one(FaultServer(chats("a", "b")))) == ["b"]  # nobody asked for two: the first that is there
+
+
+def test_a_broken_sample_costs_no_other_and_a_reply_of_nothing_else_is_asked_again() -> None:
+    half = {"index": 1, "message": {"content": "ha"}, "finish_reason": "abort"}
+    payload = {"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}, half, {"index": 2}]}
+    reply = one(FaultServer(answer(payload)), THREE)
+    assert [(kept.text, kept.error and kept.error.kind) for kept in reply.each()] == [
+        ("a", None), ("", "gave_up"), ("", "malformed"),
+    ]  # fmt: skip
+    assert texts(one(FaultServer(answer({"choices": [half, half]}), chats(*"abc")), THREE)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("said", NO_SEVERAL)
+def test_a_server_that_gives_one_at_a_time_is_asked_for_the_missing_ones(
+    said: Answer, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = iter(range(100))
+    usage = {"prompt_tokens": 2, "completion_tokens": 3}
+    server = FaultServer(always=lambda seen: said if "n" in seen.body else chat(f"t{next(told)}", usage=usage))
+    with caplog.at_level(logging.WARNING, "selfinstruct"):
+        first, second = ask(server, THREE, THREE.model_copy(update={"seed": 8}), deterministic=True)
+    for reply, begin in ((first, 0), (second, 3)):
+        assert isinstance(reply, Reply)
+        assert texts(reply) == [f"t{begin + at}" for at in range(3)]
+        assert (reply.usage.prompt, reply.usage.completion, reply.changed) == (6, 9, ("n left out",))
+    assert [body.get("seed") for body in server.bodies] == [None] * 4 + [8, 9, 10]
+    assert len(caplog.records) == 1
+
+
+def test_the_rest_of_a_refused_prompt_is_not_asked_for() -> None:
+    flagged = error(400, "flagged by our content policy")
+    server = FaultServer(always=lambda seen: NO_SEVERAL[0] if "n" in seen.body else flagged)
+    reply = one(server, THREE)
+    assert (reply.error and reply.error.kind, reply.more, len(server.seen)) == ("content_policy", (), 2)
+
+
+# Several prompts in one request
+
+
+def together(
+    server: FaultServer, *requests: Request, options: Options | None = None, patience: Patience = QUICK
+) -> list[Reply]:
+    """The replies to requests that are all asked at once."""
+
+    async def main() -> list[Reply]:
+        async with server:
+            given_ = (options or Options()).model_copy(update={"base_urls": (server.url,)})
+            engine = OpenAIEngine("m", given_, patience)
+            try:
+                return await asyncio.gather(*map(engine.complete, requests))
+            finally:
+                await engine.close()
+
+    return asyncio.run(main())
+
+
+def prompts(count: int, **more: Any) -> list[Request]:
+    return [Request(prompt=f"p{at}" + "x" * at, seed=at, **more) for at in range(count)]
+
+
+@settings(deadline=None, max_examples=30)
+@given(count=st.integers(1, 20), samples=st.integers(1, 4), data=st.data())
+def test_every_prompt_of_a_list_gets_its_own_answers_and_the_sums_of_usage_stay(
+    count: int, samples: int, data: st.DataObject
+) -> None:
+    def shuffled(seen: Seen) -> Answer:
+        said = json.loads(served(seen).body)
+        return answer(said | {"choices": data.draw(st.permutations(said["choices"]))})
+
+    server, requests = FaultServer(always=shuffled), prompts(count, samples=samples)
+    replies = together(server, *requests)
+    for request, reply in zip(requests, replies, strict=True):
+        assert texts(reply) == [f"{request.prompt}/{k}" for k in range(samples)]
+    sizes = [len(body["prompt"]) if isinstance(body["prompt"], list) else 1 for body in server.bodies]
+    assert sum(sizes) == count and max(sizes) <= MOST_PROMPTS and len(sizes) == -(-count // MOST_PROMPTS)
+    assert sum(reply.usage.prompt for reply in replies) == 7 * count + len(sizes)
+    assert sum(reply.usage.completion for reply in replies) == 5 * count * samples + 2 * len(sizes)
+
+
+@given(st.integers(0, 10**9), st.lists(st.integers(0, 10**6), min_size=1, max_size=20))
+def test_what_is_shared_out_is_all_of_it_and_no_share_is_a_token_off(total: int, weights: list[int]) -> None:
+    parts, whole = shared(total, weights), sum(weights)
+    assert sum(parts) == total and len(parts) == len(weights)
+    for part, weight in zip(parts, weights, strict=True):
+        assert abs(part - total * (weight / whole if whole else 1 / len(weights))) < 1 + total * 1e-9
+
+
+def test_only_what_differs_in_nothing_but_the_prompt_goes_together() -> None:
+    warm = Sampling(temperature=1.0)
+    others = [Request(prompt="w", sampling=warm), Request(prompt="s", samples=2), Request(prompt="e", extra={"k": 1})]
+    server = FaultServer(always=served)
+    replies = together(server, *prompts(3), *others, HELLO.model_copy(update={"prompt": "h", "messages": ()}))
+    assert [reply.text for reply in replies] == ["p0/0", "p1x/0", "p2xx/0", "w/0", "s/0", "e/0", "h/0"]
+    assert sorted(body["prompt"] for body in server.bodies if isinstance(body["prompt"], str)) == ["e", "s", "w"]
+    assert [body["prompt"] for body in server.bodies if isinstance(body["prompt"], list)] == [
+        ["p0", "p1x", "p2xx", "h"]
+    ]
+
+
+def test_chats_and_seeds_that_are_sent_go_one_by_one() -> None:
+    server = FaultServer(always=served)
+    together(server, *prompts(3), options=Options(deterministic=True))
+    assert [body["seed"] for body in server.bodies] == [0, 1, 2]
+    together(server := FaultServer(), HELLO, HELLO)
+    assert len(server.seen) == 2
+
+
+def test_prompts_count_one_by_one_whatever_they_travel_in() -> None:
+    async def main() -> None:
+        slow = lambda seen: replace(served(seen), delay=0.02)  # noqa: E731
+        async with FaultServer(always=slow) as server, FaultServer(always=slow) as other:
+            engine = OpenAIEngine("m", Options(base_urls=(server.url, other.url), concurrency=6), QUICK)
+            most = 0
+            tasks = [asyncio.create_task(engine.complete(request)) for request in prompts(40)]
+            while not all(task.done() for task in tasks):
+                counted = [endpoint.in_flight for endpoint in engine._endpoints.each]
+                most = max(most, sum(counted))
+                assert max(counted) - min(counted) <= 3
+                await asyncio.sleep(0.002)
+            assert most == 6
+            assert [task.result().text for task in tasks] == [f"{request.prompt}/0" for request in prompts(40)]
+            sizes = [len(body["prompt"]) for body in (*server.bodies, *other.bodies) if type(body["prompt"]) is list]
+            assert max(sizes) == 3 and sum(endpoint.in_flight for endpoint in engine._endpoints.each) == 0
+            await engine.close()
+
+    asyncio.run(main())
+
+
+LISTLESS = [
+    error(400, "json: cannot unmarshal array into Go struct field CompletionRequest.prompt of type string"),
+    answer({"detail": [{"type": "string_type", "loc": ["body", "prompt"], "msg": "Input should be a string"}]}, 422),
+    completion("one for all"),
+    answer({"choices": [{"text": "a", "index": 0}, {"text": "b", "index": 0}, {"text": "c", "index": 2}]}),
+]
+
+
+@pytest.mark.parametrize("said", LISTLESS)
+def test_a_server_without_lists_is_learned_once_and_asked_one_by_one(
+    said: Answer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = FaultServer(always=lambda seen: said if isinstance(seen.body["prompt"], list) else served(seen))
+
+    async def main() -> None:
+        async with server:
+            engine = OpenAIEngine("m", Options(base_urls=(server.url,)), QUICK)
+            for _ in range(2):
+                replies = await asyncio.gather(*map(engine.complete, prompts(3)))
+                assert [(reply.text, reply.changed) for reply in replies] == [
+                    ("p0/0", ()), ("p1x/0", ()), ("p2xx/0", ()),
+                ]  # fmt: skip
+            await engine.close()
+
+    with caplog.at_level(logging.WARNING, "selfinstruct"):
+        asyncio.run(main())
+    assert (len(server.seen), len(caplog.records)) == (1 + 3 + 3, 1)
+
+
+@pytest.mark.parametrize("kind", ["too_long", "content_policy", "rejected"])
+def test_one_bad_prompt_of_a_list_costs_no_other_its_answer_and_no_other_its_list(kind: str) -> None:
+    words = {"too_long": "maximum context length", "content_policy": "flagged", "rejected": "no"}[kind]
+    server = FaultServer(always=lambda seen: error(400, words) if "p2xx" in seen.body["prompt"] else served(seen))
+
+    async def main() -> None:
+        async with server:
+            engine = OpenAIEngine("m", Options(base_urls=(server.url,)), QUICK)
+            replies = await asyncio.gather(*map(engine.complete, prompts(4)))
+            assert [reply.error and reply.error.kind for reply in replies] == [None, None, kind, None]
+            await asyncio.gather(*map(engine.complete, prompts(2)))
+            assert server.bodies[-1]["prompt"] == ["p0", "p1x"]
+            await engine.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("trouble", [error(500, "oops"), Answer(reset=True), Answer(body=b"<p>"), error(429, "slow")])
+def test_a_list_that_failed_is_asked_again_one_by_one(trouble: Answer) -> None:
+    server = FaultServer(always=lambda seen: trouble if isinstance(seen.body["prompt"], list) else served(seen))
+    replies = together(server, *prompts(3))
+    assert [reply.text for reply in replies] == ["p0/0", "p1x/0", "p2xx/0"]
+    assert len(server.seen) == 4
+
+
+def test_a_broken_answer_in_a_list_is_asked_for_again_alone() -> None:
+    def breaking(seen: Seen) -> Answer:
+        said = json.loads(served(seen).body)
+        if isinstance(seen.body["prompt"], list):
+            said["choices"][0]["finish_reason"] = "abort"
+        return answer(said)
+
+    server = FaultServer(always=breaking)
+    assert [reply.text for reply in together(server, *prompts(3))] == ["p0/0", "p1x/0", "p2xx/0"]
+    assert [body["prompt"] for body in server.bodies] == [["p0", "p1x", "p2xx"], "p2xx"]
+
+
+def test_a_list_learns_what_a_server_refuses_and_stops_with_it() -> None:
+    server = FaultServer(always=lambda seen: UNSUPPORTED["top_k"] if "top_k" in seen.body else served(seen))
+    replies = together(server, *prompts(3, sampling=Sampling(top_k=4)))
+    assert {reply.changed for reply in replies} == {("top_k left out",)}
+    assert [type(body["prompt"]) for body in server.bodies] == [list, list]
+    with pytest.raises(EngineError, match="who"):
+        together(FaultServer(always=error(401, "who are you")), *prompts(3))
+
+
+def test_a_call_cancelled_in_a_list_leaves_the_others_their_answers_and_the_last_ends_it() -> None:
+    async def main() -> None:
+        async with FaultServer(always=lambda seen: replace(served(seen), delay=0.1)) as server:
+            engine = OpenAIEngine("m", Options(base_urls=(server.url,)), QUICK)
+            tasks = [asyncio.create_task(engine.complete(request)) for request in prompts(3)]
+            await server.busy(1)
+            tasks[0].cancel()
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            assert isinstance(done[0], asyncio.CancelledError)
+            assert [reply.text for reply in done[1:] if isinstance(reply, Reply)] == ["p1x/0", "p2xx/0"]
+            tasks = [asyncio.create_task(engine.complete(request)) for request in prompts(3)]
+            await server.busy(1)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)
+            assert not engine._batches._sending
+            assert [endpoint.in_flight for endpoint in engine._endpoints.each] == [0]
+            await engine.close()
+
+    asyncio.run(main())
 
 
 # Refused requests
@@ -812,6 +1132,17 @@ def test_requests_are_spread_over_the_endpoints() -> None:
             await asyncio.gather(*(engine.complete(HELLO) for _ in range(40)))
             assert abs(len(one_.seen) - len(two.seen)) <= 4
             assert one_.most_in_flight + two.most_in_flight <= 8
+            await engine.close()
+
+    asyncio.run(main())
+
+
+def test_a_request_goes_to_the_endpoint_with_the_fewest_under_way() -> None:
+    async def main() -> None:
+        async with FaultServer(always=chat(delay=0.5)) as slow, FaultServer(always=chat(delay=0.01)) as quick:
+            engine = OpenAIEngine("m", Options(base_urls=(slow.url, quick.url), concurrency=8), QUICK)
+            await asyncio.gather(*(engine.complete(HELLO) for _ in range(60)))
+            assert (len(slow.seen), slow.most_in_flight) == (4, 4)  # what was let in at first, and nothing since
             await engine.close()
 
     asyncio.run(main())

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
+import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -174,6 +175,71 @@ def test_the_plan_tells_of_truncation_exactly_when_the_reply_ended_for_length(re
 @given(request=REQUESTS)
 def test_a_script_without_defects_plans_nothing_but_what_max_tokens_cuts(request):
     assert all(planted.defect.endswith(".truncated") for planted in ENGINES["plain"].plan(request))
+
+
+@settings(deadline=None)
+@given(request=REQUESTS, name=st.sampled_from(sorted(ENGINES)), samples=st.integers(2, 5))
+def test_samples_begin_with_what_comes_alone_and_each_other_differs(request, name, samples):
+    alone, several = ask(ENGINES[name], request), ask(ENGINES[name], request.model_copy(update={"samples": samples}))
+    first, *others = several.each()
+    assert first.model_copy(update={"usage": alone.usage}) == alone
+    assert len(others) == (0 if alone.error else samples - 1)
+    assert several.usage.prompt == alone.usage.prompt
+    assert several.usage.completion == sum(len(one.text.split()) for one in several.each())
+    fewer = ask(ENGINES[name], request.model_copy(update={"samples": 2}))
+    assert fewer.more == several.more[:1]
+
+
+def test_samples_are_various():
+    assert len({one.text for one in ask(script("plain"), tasks(1).model_copy(update={"samples": 20})).each()}) == 20
+
+
+SCALARS = st.sampled_from(
+    [
+        {"type": "string"},
+        {"type": "string", "minLength": 60, "maxLength": 80},
+        {"type": ["null", "integer"], "minimum": 3, "maximum": 5},
+        {"type": "number", "minimum": 0.5, "maximum": 1},
+        {"type": "boolean"},
+        {"type": "null"},
+        {"enum": ["Yes", "No", 3, None]},
+        {"const": {"a": [1]}},
+        {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+        {"$ref": "#/$defs/tree"},
+        {},
+    ]
+)
+PARTS = st.recursive(
+    SCALARS,
+    lambda parts: st.one_of(
+        st.builds(lambda part, low: {"type": "array", "items": part, "minItems": low}, parts, st.integers(0, 5)),
+        st.builds(lambda part, most: {"items": part, "maxItems": most, "type": "array"}, parts, st.integers(0, 5)),
+        st.dictionaries(st.sampled_from("abc"), parts, min_size=1).map(
+            lambda found: {"type": "object", "properties": found, "required": sorted(found)}
+        ),
+    ),
+    max_leaves=6,
+)
+TREE = {
+    "type": "object",
+    "properties": {"of": {"type": "array", "items": {"$ref": "#/$defs/tree"}}},
+    "required": ["of"],
+}
+
+
+@settings(deadline=None)
+@given(
+    properties=st.dictionaries(st.sampled_from("abcd"), PARTS, min_size=1),
+    purpose=st.sampled_from(PURPOSES),
+    seed=st.integers(0, 99),
+)
+def test_where_json_is_asked_for_it_is_written_and_keeps_to_the_schema(properties, purpose, seed):
+    schema = {"type": "object", "properties": properties, "required": sorted(properties), "$defs": {"tree": TREE}}
+    schema["additionalProperties"] = False
+    request = chat(GIVEN, purpose, max_tokens=10**6).model_copy(update={"json_schema": schema, "seed": seed})
+    reply = ask(ENGINES["plain"], request)
+    jsonschema.Draft202012Validator(schema).validate(json.loads(reply.text))
+    assert reply == ask(ENGINES["plain"], request)
 
 
 def test_the_plan_is_told_without_asking():
@@ -486,6 +552,39 @@ PARENTS = st.lists(
     min_size=1,
     max_size=120,
 ).map(lambda parts: " ".join(["Name", *parts]).strip())
+
+
+def understood(engine: Engine, request: Request) -> Reply:
+    return PROMPTS[request.purpose].understood(ask(engine, request))
+
+
+def test_in_json_the_text_to_evolve_is_read_exactly_out_of_every_prompt_of_ours():
+    engine = planting("evolve.unchanged")
+    for name in OPERATORS:
+        for task in real_tasks():
+            assert understood(engine, evolve(name, task, style="json")).text == task
+
+
+@pytest.mark.parametrize(("stage", "said"), [("equal", "Not equal"), ("answerable", "Yes"), ("difficulty", "Score: 2")])
+def test_in_json_judges_say_what_they_would_say(stage, said):
+    assert understood(script("plain"), judge(stage, SHOWN[0], style="json")).text == said
+
+
+@pytest.mark.parametrize(
+    ("stage", "defect", "said"), [("equal", "equal", "Equal"), ("answerable", "unanswerable", "No")]
+)
+def test_in_json_a_judge_objects_as_planned_and_what_cannot_be_read_is_no_json(stage, defect, said):
+    assert understood(planting(f"{stage}.{defect}"), judge(stage, SHOWN[0], style="json")).text == said
+    unread = understood(planting(f"{stage}.unreadable"), judge(stage, SHOWN[0], style="json"))
+    assert unread.error.kind == "malformed"
+
+
+@pytest.mark.parametrize("stage", ["bootstrap", "alpaca"])
+def test_in_json_whole_lists_are_written(stage):
+    prompt = PROMPTS[f"{stage}/json"]
+    reply = understood(script("plain"), prompt.request(prompt.head.slots, seed=3))
+    assert reply.error is None
+    assert len(re.findall(r"^\d+\. ", reply.text, re.MULTILINE)) == {"bootstrap": 8, "alpaca": 3 * 16}[stage]
 
 
 @settings(deadline=None)
@@ -910,7 +1009,7 @@ def test_a_script_is_named_by_its_path_and_known_by_its_digest(tmp_path, monkeyp
 
 def test_concurrency_and_styles_have_defaults():
     engine = script("plain")
-    assert (engine.concurrency, engine.styles) == (16, ("prefill", "chat", "completion"))
+    assert (engine.concurrency, engine.styles) == (16, ("prefill", "chat", "completion", "json"))
 
 
 def test_a_script_that_is_not_there_is_a_wrong_command():

@@ -45,12 +45,12 @@ RESULTS = {
     "answer": "Rewritten answer",
 }
 """The label above which a frame says nothing more."""
-STYLES = ("chat", "completion", "small")
+STYLES = ("chat", "completion", "small", "json")
 OPERATORS = operators_in(LIBRARY)
 ASKED = [f"evolve/{operator}/{style}" for operator in OPERATORS for style in STYLES]
 PARTS = [f"evolve/frames/{frame}/{style}" for frame in FRAMES for style in STYLES]
 JUDGES = ("equal", "answerable", "difficulty")
-JUDGED = [f"judge/{judge}/{style}" for judge in JUDGES for style in ("chat", "completion")]
+JUDGED = [f"judge/{judge}/{style}" for judge in JUDGES for style in ("chat", "completion", "json")]
 OURS = [name for name in presets() if name.startswith("evolve/")]
 HOSTILE = (
     "{x}",
@@ -204,7 +204,7 @@ def test_a_small_model_reads_the_whole_prompt_but_for_the_mark_at_its_end(frame:
 
 
 @pytest.mark.parametrize("frame", FRAMES)
-@pytest.mark.parametrize("style", ["chat", "completion"])
+@pytest.mark.parametrize("style", ["chat", "completion", "json"])
 def test_a_frame_asks_for_what_a_person_can_understand_and_answer(frame: str, style: str) -> None:
     text = body(f"evolve/frames/{frame}/{style}").casefold()
     assert re.search(r"makes sense|far-fetched|reasonable|understands it", text)
@@ -216,7 +216,7 @@ def test_a_frame_asks_for_what_a_person_can_understand_and_answer(frame: str, st
 
 
 @pytest.mark.parametrize("frame", ["in-depth", "complicate-input", "code", "answer"])
-@pytest.mark.parametrize("style", ["chat", "completion"])
+@pytest.mark.parametrize("style", ["chat", "completion", "json"])
 def test_a_frame_that_adds_says_how_much_and_what_has_to_stay(frame: str, style: str) -> None:
     text = body(f"evolve/frames/{frame}/{style}")
     assert "10 to 20 words" in text
@@ -267,7 +267,11 @@ PAIR = re.compile(
 def shown(name: str) -> list[tuple[str, str, str]]:
     """The worked rewrites of a file: the prompt, the text that is rewritten, and what becomes of it."""
     found = [found for found in PAIR.finditer(body(name)) if "{{" not in found[0]]
-    return [(one["prompt"], one["answer"] or one["prompt"], one["after"].strip()) for one in found]
+    shown = [(one["prompt"], one["answer"] or one["prompt"], one["after"].strip()) for one in found]
+    if not name.endswith("/json"):
+        return shown
+    reads = LIBRARY[name].understood
+    return [(prompt, before, reads(Reply(text=after)).text) for prompt, before, after in shown]
 
 
 SHOWING = [name for name in [*PARTS, "evolve/complicate_input"] if shown(name)]
@@ -279,7 +283,7 @@ SHOWN = [
 
 
 def test_a_base_model_and_a_small_one_are_always_shown_what_is_wanted() -> None:
-    assert {name for name in PARTS if not name.endswith("/chat")} - set(SHOWING) == {
+    assert {name for name in PARTS if not name.endswith(("/chat", "/json"))} - set(SHOWING) == {
         "evolve/frames/complicate-input/completion"  # its operator shows six
     }
 
@@ -372,7 +376,7 @@ def rule(judge: str, recipe: Recipe) -> Asking:
 def test_a_judge_is_asked_with_prompts_of_its_name_and_their_slots(judge: str) -> None:
     assert rule(judge, load("evolve/wizardlm")).stage == f"judge/{judge}"
     slots = {"before", "after"} if judge == "equal" else {"instruction"}
-    for style in ("chat", "completion"):
+    for style in ("chat", "completion", "json"):
         prompt = LIBRARY[f"judge/{judge}/{style}"]
         assert set(prompt.head.slots) == slots
         assert prompt.sampling.temperature == 0
@@ -403,10 +407,47 @@ def test_the_score_that_a_judge_is_to_give_is_the_score_that_is_read() -> None:
 
 
 def test_a_judge_of_two_prompts_takes_neither_place_nor_length_for_a_reason() -> None:
-    for style in ("chat", "completion"):
+    for style in ("chat", "completion", "json"):
         text = body(f"judge/equal/{style}")
         assert re.search(r"stands first|position", text)
         assert re.search(r"longer|length", text)
+
+
+# --- JSON
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@given(text=st.text())
+def test_an_evolved_text_in_json_arrives_as_it_is(frame: str, text: str) -> None:
+    prompt = LIBRARY[f"evolve/frames/{frame}/json"]
+    (name,) = prompt.head.json_schema["properties"]  # type: ignore[index]
+    assert f"`{name}`" in body(f"evolve/frames/{frame}/json")
+    understood = prompt.understood(Reply(text=json.dumps({name: text})))
+    assert (understood.text, understood.error) == (Reply(text=text).text, None)
+
+
+@pytest.mark.parametrize("judge", ["equal", "answerable"])
+def test_the_options_of_a_judge_are_the_words_that_are_read_whatever_its_reason_says(judge: str) -> None:
+    asking, prompt = rule(judge, load("evolve/wizardlm")), LIBRARY[f"judge/{judge}/json"]
+    stays, goes = ("Not equal", "Equal") if judge == "equal" else ("Yes", "No")
+    assert set(prompt.head.json_schema["properties"]["verdict"]["enum"]) == {stays, goes}  # type: ignore[index]
+    for verdict, out in ((stays, False), (goes, True)):
+        assert f'"{verdict}"' in body(f"judge/{judge}/json")
+        said = json.dumps({"reason": f"{stays}. {goes}.", "verdict": verdict})
+        read = asking.read(Record(instruction="x"), prompt.understood(Reply(text=said)))
+        assert (read.objection is not None, read.unread) == (out, "")
+    assert prompt.understood(Reply(text='{"reason": "x", "verdict": "Perhaps"}')).error
+
+
+@pytest.mark.parametrize("score", range(12))
+def test_a_score_in_json_is_read_if_it_is_one(score: int) -> None:
+    prompt = LIBRARY["judge/difficulty/json"]
+    understood = prompt.understood(Reply(text=json.dumps({"reason": "9 steps", "score": score})))
+    read = rule("difficulty", load("evolve/wizardlm")).read(Record(instruction="x"), understood)
+    if 1 <= score <= 10:
+        assert read.scores == {"difficulty": score}
+    else:
+        assert understood.error and "$.score" in understood.error.message
 
 
 # --- sampling
@@ -416,7 +457,7 @@ def test_a_judge_of_two_prompts_takes_neither_place_nor_length_for_a_reason() ->
 def test_a_chat_turn_ends_by_itself_and_a_stop_is_anchored_at_the_start_of_a_line(name: str) -> None:
     stops = LIBRARY[name].sampling.stop
     assert all(stop.startswith("\n") for stop in stops)
-    assert bool(stops) is not name.endswith("/chat")
+    assert bool(stops) is not name.endswith(("/chat", "/json"))
 
 
 @pytest.mark.parametrize("name", [name for name in PARTS if not name.endswith("/small")])

@@ -6,6 +6,7 @@ and asked."""
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import re
 import time
@@ -20,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.encodings import WITH_INPUT, WITHOUT_INPUT, cut_label, encode
-from selfinstruct.engines import Reply, Request, Style
+from selfinstruct.engines import Failure, Reply, Request, Sample, Style
 from selfinstruct.errors import UsageError
 from selfinstruct.filters import Rules
 from selfinstruct.formats import read_seeds
@@ -875,6 +876,62 @@ def test_an_answer_leaves_the_instruction_and_is_asked_for_again_only_when_it_is
     assert why(answers(once, cut)[0]) == ["truncated"]
     assert why(answers(once, Reply(text="a", finish="content_filter"))[0]) == ["truncated"]
     assert why(answers(once, "\n")[0]) == ["empty"]
+
+
+def test_of_several_samples_each_readable_answer_that_differs_is_a_record_of_the_task() -> None:
+    operator = Answer(setting("answer", "answer.samples=5", "answer.attempts=2", style="chat"))
+    gone = Failure(kind="gave_up", message="no")
+    more = (Sample(text="b"), Sample(text="a "), Sample(text="", finish="length"), Sample(error=gone))
+    found, asked = answers(operator, Reply(text="a", more=more))
+    assert asked[0][1].samples == 5 and len(asked) == 1
+    assert [(one.output, one.task) for one in read(found)] == [("a", "t"), ("b", "t")]
+    assert why(found)[2:] == ["duplicate", "truncated", "gave_up"]
+    none = Reply(text=" ", more=(Sample(text="", finish="length"),))
+    found, asked = answers(operator, none, none)
+    assert (why(found), len(asked)) == (["empty", "truncated"], 2)
+    once, asked = answers(Answer(setting("answer", style="chat")), "a")
+    assert asked[0][1].samples == 1 and len(once) == 1
+
+
+def test_a_malformed_answer_is_an_attempt_and_its_text_is_kept() -> None:
+    bad = Reply(text="{", error=Failure(kind="malformed", message="not JSON"))
+    cut = Reply(text="{", finish="length", error=Failure(kind="malformed", message="the reply was cut off (length)"))
+    operator = Answer(setting("answer", "answer.attempts=2", style="chat"))
+    assert read(answers(operator, bad, "a")[0])[0].output == "a"
+    assert answers(operator, bad, bad)[0] == [Unreadable("malformed", "not JSON", "{")]
+    assert answers(operator, bad, cut)[0] == [Unreadable("truncated", "the reply was cut off (length)", "{")]
+    instances = Instances(setting("self-instruct", "answer.attempts=2"))
+    found, asked = answers(instances, bad, bad, "Output: a b")
+    assert [stage for stage, *_ in asked] == ["classify", "input-first", "input-first"]
+    assert read(found)[0].classification is None and read(found)[0].output == "a b"
+
+
+@pytest.mark.parametrize(("recipe", "drafter"), [("self-instruct", Bootstrap), ("alpaca", Alpaca)])
+def test_drafts_are_asked_for_in_as_many_samples_as_the_recipe_says(recipe: str, drafter: Any) -> None:
+    for overrides, samples in (((), 1), (("draft.samples=4",), 4)):
+        operator = drafter(setting(recipe, *overrides, style="chat"))
+        assert operator.ask(operator.draw(Pool(SEEDS, [], 0), 0, Random(1)), {}, Random(1)).samples == samples
+
+
+def test_in_json_no_stop_string_is_sent_and_the_list_is_numbered_anew() -> None:
+    for operator in (Bootstrap(setting("self-instruct", style="json")), Alpaca(setting("alpaca", style="json"))):
+        parents = operator.draw(Pool(SEEDS, [], 0), 0, Random(1))
+        request = operator.ask(parents, {}, Random(1))
+        assert request.json_schema is not None and request.sampling.stop == ()
+    tasks = {"tasks": ["Name a river.", "Why do\nbees hum?"]}
+    understood = setting("self-instruct", style="json").understood
+    for overrides in ((), ("behaviour=compat",)):
+        bootstrap = Bootstrap(setting("self-instruct", *overrides, style="json"))
+        request = bootstrap.ask(SEEDS[:8], {}, Random(1))
+        reply = understood(request, Reply(text=json.dumps(tasks)))
+        assert why(bootstrap.read(reply, SEEDS[:8], Random(1))) == ["Name a river.", "Why do bees hum?"]
+    with pytest.raises(UsageError, match="compat"):
+        Alpaca(setting("alpaca", "behaviour=compat", style="json"))
+
+
+def test_in_json_chat_serves_where_a_stage_has_no_such_prompt() -> None:
+    assert setting("self-instruct").prompt_name("classify", "json") == "classify/chat"
+    assert setting("self-instruct").prompt_name("bootstrap", "json") == "bootstrap/json"
 
 
 def test_the_system_text_goes_with_the_answer() -> None:

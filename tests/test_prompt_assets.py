@@ -7,8 +7,12 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from selfinstruct.engines import Request
+from selfinstruct.engines import Reply, Request
+from selfinstruct.operators.alpaca import read_tasks
+from selfinstruct.operators.bootstrap import read_list
 from selfinstruct.prompts import Prompts
 from selfinstruct.resources import PROMPTS, SEEDS
 
@@ -211,7 +215,7 @@ def test_a_style_shows_all_the_worked_tasks_of_its_stage_or_none(stage: str) -> 
             assert ("Task:" in text) is not without
 
 
-@pytest.mark.parametrize("style", ["completion", "chat", "prefill"])
+@pytest.mark.parametrize("style", ["completion", "chat", "prefill", "json"])
 @pytest.mark.parametrize("shown", [1, 2, 8, 11])
 def test_any_number_of_instructions_is_numbered_from_one_and_the_next_number_follows(style: str, shown: int) -> None:
     prompt = LIBRARY[f"bootstrap/{style}"]
@@ -221,13 +225,13 @@ def test_any_number_of_instructions_is_numbered_from_one_and_the_next_number_fol
     begin = lines.index(listed[0])
     assert lines[begin : begin + shown] == listed
     assert str(shown + 8) in " ".join(lines[:begin] + lines[begin + shown :])
-    if style == "chat":
+    if style in ("chat", "json"):
         assert f"{shown + 1} to {shown + 8}" in " ".join(lines[begin + shown :])
     else:
         assert lines[begin + shown :] == [f"{shown + 1}."]
 
 
-@pytest.mark.parametrize("style", ["completion", "chat", "prefill"])
+@pytest.mark.parametrize("style", ["completion", "chat", "prefill", "json"])
 def test_only_the_classification_kind_speaks_of_classification_and_labels(style: str) -> None:
     prompt = LIBRARY[f"bootstrap/{style}"]
     slots = {**prompt.head.slots, "examples": ["Sing."]}
@@ -249,7 +253,7 @@ def test_steering_is_a_line_each_and_leaves_no_trace_where_there_is_none(name: s
     assert [line for line in steered.split("\n") if line not in added] == plain.split("\n")
 
 
-@pytest.mark.parametrize("style", ["completion", "chat", "prefill"])
+@pytest.mark.parametrize("style", ["completion", "chat", "prefill", "json"])
 def test_an_alpaca_task_is_three_numbered_parts_behind_the_line_that_separates(style: str) -> None:
     prompt = LIBRARY[f"alpaca/{style}"]
     items = [
@@ -262,14 +266,14 @@ def test_an_alpaca_task_is_three_numbered_parts_behind_the_line_that_separates(s
         "###\n2. Instruction: Greet me.\n2. Input:\n<noinput>\n2. Output:\nHello!\n"
     )
     assert expected in text
-    if style == "chat":
+    if style in ("chat", "json"):
         assert "3 to 9" in text.split(expected)[1]
     else:
         assert text.split(expected)[1] == "###\n3. Instruction:"
 
 
 def test_an_alpaca_language_replaces_english() -> None:
-    for style in ("completion", "chat", "prefill"):
+    for style in ("completion", "chat", "prefill", "json"):
         prompt = LIBRARY[f"alpaca/{style}"]
         text = prompt.request({**prompt.head.slots, "vary": {"language": "Danish"}}).text()
         assert "Danish" in text
@@ -278,8 +282,8 @@ def test_an_alpaca_language_replaces_english() -> None:
 
 def test_a_chat_model_is_asked_the_bare_instruction_and_its_input() -> None:
     prompt = LIBRARY["answer/chat"]
-    for given, expected in (("", "Do it."), ("on this", "Do it.\n\non this")):
-        (message,) = prompt.request({"instruction": "Do it.", "input": given}).messages
+    for given_, expected in (("", "Do it."), ("on this", "Do it.\n\non this")):
+        (message,) = prompt.request({"instruction": "Do it.", "input": given_}).messages
         assert (message.role, message.content) == ("user", expected)
 
 
@@ -331,9 +335,33 @@ def test_a_verdict_is_one_greedy_word_with_its_alternatives(name: str) -> None:
     assert (sampling.max_tokens, sampling.stop) == ((2048, ()) if name == "classify/chat" else (3, ("\n",)))
 
 
-@pytest.mark.parametrize("name", [name for name in ASKED if name.endswith("/chat")])
+@pytest.mark.parametrize("name", [name for name in ASKED if name.endswith(("/chat", "/json"))])
 def test_a_chat_turn_ends_by_itself_and_no_stop_cuts_it(name: str) -> None:
     assert not LIBRARY[name].sampling.stop
+
+
+# --- JSON
+
+SENTENCES = st.lists(st.sampled_from(["Sort", "the words,", "and 3.", "say", "why", "so."]), min_size=1).map(
+    lambda said: " ".join(["Tell", *said, "please."])
+)
+TEXTS = SENTENCES | st.sampled_from(["", "- a\n- b", "1. a\n2. b", "x: 1\n\ny: 2", "def f():\n    return 1"])
+
+
+@given(st.lists(SENTENCES, min_size=1, max_size=7), st.integers(1, 8), st.sampled_from([" ", "\n", "\n\n"]))
+def test_tasks_in_json_are_the_items_that_a_list_would_be(tasks: list[str], shown: int, blank: str) -> None:
+    said = Reply(text=json.dumps({"tasks": [task.replace(" ", blank) for task in tasks]}))
+    understood = LIBRARY["bootstrap/json"].understood(said)
+    assert understood.error is None
+    assert read_list(understood.text, shown + 1, 7, cut=False, begun=False) == tasks
+
+
+@given(st.lists(st.tuples(SENTENCES, TEXTS, SENTENCES), min_size=1, max_size=16), st.integers(0, 4))
+def test_whole_tasks_in_json_are_read_back(tasks: list[tuple[str, str, str]], shown: int) -> None:
+    said = json.dumps({"tasks": [dict(zip(("instruction", "input", "output"), task, strict=True)) for task in tasks]})
+    understood = LIBRARY["alpaca/json"].understood(Reply(text=said))
+    assert understood.error is None
+    assert read_tasks(understood.text, "«3fa9c01b»", shown + 1, cut=False) == tasks
 
 
 # --- own words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.engines import Message
+from selfinstruct.engines import Failure, Message, Reply, Sample
 from selfinstruct.errors import InputError, UsageError
 from selfinstruct.prompts import Prompt, Prompts
 
@@ -346,3 +347,110 @@ class TestSampling:
         request = found.request({}, seed=3, **chosen)
         assert (request.seed, request.sampling.temperature) == (3, 0.5)
         assert (request.sampling.stop, request.sampling.max_tokens) == (("\n",), 7)
+
+
+SCHEMA = """
+schema:
+  type: object
+  properties: {why: {type: string}, score: {type: integer, minimum: 1}, tags: {type: array, items: {$ref: "#/$defs/t"}}}
+  required: [why, score]
+  $defs: {t: {type: string}}
+reads: "Score: {{ score }}{% for tag in tags or () %} {{ tag }}{% endfor %}"
+"""
+ASKING = "<!-- user -->\nHow hard?\n"
+
+
+class TestJson:
+    mine = prompt(ASKING, more=SCHEMA.replace("tags or", "tags | default(()) or"))
+
+    def test_a_schema_is_asked_for_in_chat_without_stop_strings(self) -> None:
+        request = self.mine.request({}, stop=("\n",))
+        assert self.mine.style == "json"
+        assert request.json_schema is not None and request.json_schema["required"] == ["why", "score"]
+        assert request.sampling.stop == () and request.messages[-1].role == "user"
+        assert prompt(ASKING).request({}).json_schema is None
+
+    @given(
+        WORDS, st.integers(1), st.lists(WORDS, max_size=3), st.sampled_from(["{}", " \n{}\n ", "```json\n{}\n```\n"])
+    )
+    def test_what_keeps_to_the_schema_is_read_as_the_text_of_it(
+        self, why: str, score: int, tags: list[str], around: str
+    ) -> None:
+        said = Reply(text=around.format(json.dumps({"why": why, "score": score, "tags": tags})), reasoning="Hm.")
+        understood = self.mine.understood(said)
+        assert understood == said.model_copy(update={"text": " ".join([f"Score: {score}", *tags])})
+
+    @given(WORDS.filter(str.strip), st.sampled_from(["stop", "length"]))
+    def test_what_does_not_is_malformed_and_nothing_of_it_is_lost(self, text: str, finish: Any) -> None:
+        said = Reply(text=text, finish=finish)
+        understood = self.mine.understood(said)
+        assert understood.error is not None and understood.error.kind == "malformed"
+        assert understood.model_copy(update={"error": None}) == said
+        assert ("cut off (length)" in understood.error.message) == (finish == "length")
+
+    @pytest.mark.parametrize(
+        ("text", "where"),
+        [
+            ('{"why": "x"}', "$: 'score' is a required"),
+            ('{"why": "x", "score": 0}', "$.score: 0 is less"),
+            ('{"why": "x", "score": 1, "tags": ["a", 2]}', "$.tags[1]: 2 is not"),
+            ('{"why": "x", "score": NaN}', "not JSON: there is no NaN"),
+            ("[1]", "$: [1] is not of type 'object'"),
+            ('Here: {"why": "x", "score": 1}', "not JSON: Expecting value"),
+            ('{"why": "x", "score": 1} {}', "not JSON: Extra data"),
+            ("[" * 200_000, "not JSON: maximum recursion"),
+            ("1" * 5000, "not JSON: Exceeds the limit"),
+        ],
+    )
+    def test_what_is_wrong_and_where_is_said(self, text: str, where: str) -> None:
+        error = self.mine.understood(Reply(text=text)).error
+        assert error is not None and error.message.startswith(where) and len(error.message) <= 300
+
+    def test_blanks_up_to_the_last_token_behind_a_whole_object_are_no_cut(self) -> None:
+        said = Reply(text='{"why": "\\ud800", "score": 3}' + "\n" * 500, finish="length")
+        assert self.mine.understood(said) == Reply(text="Score: 3")
+
+    def test_half_a_character_is_not_let_in_by_an_escape(self) -> None:
+        echo = prompt(ASKING, more='schema: {type: object, properties: {a: {type: string}}}\nreads: "{{ a }}"\n')
+        assert echo.understood(Reply(text='{"a": "x\\ud800"}')).text == "x\ufffd"
+
+    def test_each_sample_is_read_for_itself_and_a_failure_stays_one(self) -> None:
+        gone = Failure(kind="gave_up", message="no")
+        more = (Sample(text='{"why": "", "score": 2}'), Sample(text="?"), Sample(error=gone))
+        first, *others = self.mine.understood(Reply(text="x", more=more)).each()
+        assert [one.text for one in (first, *others)] == ["x", "Score: 2", "?", ""]
+        assert [one.error and one.error.kind for one in (first, *others)] == ["malformed", None, "malformed", "gave_up"]
+
+    def test_without_a_schema_a_reply_is_what_it_is(self) -> None:
+        said = Reply(text='{"score": 0}')
+        assert prompt(ASKING).understood(said) is said
+
+    @pytest.mark.parametrize(
+        ("more", "body", "said"),
+        [
+            ("schema: {type: object, properties: {a: {type: string}}}", ASKING, "`schema` and `reads`"),
+            ('reads: "x"', ASKING, "`schema` and `reads`"),
+            ('schema: {type: string}\nreads: "x"', ASKING, "not an object"),
+            ('schema: {type: object}\nreads: "x"', ASKING, "not an object"),
+            ('schema: {type: object, properties: {a: {type: strin}}}\nreads: "x"', ASKING, "'strin' is not valid"),
+            ('schema: {type: object, properties: {a: {$ref: "#/x"}}}\nreads: "x"', ASKING, "leads nowhere"),
+            ('schema: {type: object, properties: {a: {$ref: "http://x.y/z"}}}\nreads: "x"', ASKING, "leads nowhere"),
+            ('schema: {type: object, properties: {a: {}}}\nreads: "{{ b }}"', ASKING, "no property 'b'"),
+            ("schema: {type: object, properties: {a: {}}}\nreads: \"{% include 'b' %}\"", ASKING, "includes another"),
+            ('schema: {type: object, properties: {a: {}}}\nreads: "{{ a"', ASKING, "unexpected end"),
+            ('schema: {type: object, properties: {a: {}}}\nreads: "{{ a }}"', "go on:", "asked for in chat"),
+            ('schema: {type: object, properties: {a: {}}}\nreads: "x"', f"{ASKING}<!-- assistant -->\n1.", "in chat"),
+        ],
+    )
+    def test_a_schema_that_cannot_be_kept_to_is_refused_by_file(self, more: str, body: str, said: str) -> None:
+        error = refused(front(more=f"{more}\n") + body)
+        assert said in error.message and "journal:mine" in error.message
+
+    def test_a_frame_lends_schema_and_reading_to_its_methods(self, tmp_path: Path) -> None:
+        (tmp_path / "evolve" / "frames" / "in-depth").mkdir(parents=True)
+        (tmp_path / "evolve" / "rhyme.md").write_text("---\nabout: x\nframe: in-depth\n---\nAsk for rhymes.\n")
+        mine = Prompts(tmp_path)["evolve/rhyme/json"]
+        assert mine.style == "json" and mine.head.json_schema is not None
+        again = Prompts(stored={"evolve/rhyme/json": Prompts(tmp_path).read("evolve/rhyme/json")[1]})
+        assert again["evolve/rhyme/json"].request(mine.head.slots) == mine.example()
+        assert again["evolve/rhyme/json"].understood(Reply(text='{"prompt": "x"}')).text == "x"

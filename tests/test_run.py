@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -47,7 +48,7 @@ from selfinstruct.journal import Journal, request_key
 from selfinstruct.lineage import lineage
 from selfinstruct.recipe import Recipe
 from selfinstruct.records import Objection, Record
-from selfinstruct.replaying import verify
+from selfinstruct.replaying import replay, verify
 from selfinstruct.resources import PROMPTS
 from selfinstruct.run import Run
 from selfinstruct.schedule import lookahead
@@ -180,6 +181,66 @@ def test_a_run_interrupted_anyhow_is_a_prefix_and_ends_in_the_same_bytes(
     assert found(folder) == expected
     assert told(folder)["uncertain"] == called + len(engine.asked) - len(stored_keys(folder))
     assert all(finding.right for finding in verify(folder))
+
+
+ASKING = [
+    ("self-instruct", ("style=json",)),
+    ("self-instruct", ("draft.samples=3",)),
+    ("alpaca", ("style=json", "draft.samples=2")),
+    ("answer", ("answer.samples=3",)),
+    ("evolve/wizardlm", ("style=json",)),
+]
+
+
+@pytest.mark.parametrize(("name", "sets"), ASKING)
+def test_json_and_samples_are_resumed_to_the_same_bytes_and_replayed(
+    name: str, sets: tuple[str, ...], whole: Whole, tmp_path: Path
+) -> None:
+    recipe = plan(name, *sets, num=40, seed=3)
+    expected = whole(recipe)
+    for how, at, jitter in (("engine", 4, 1), ("leave", 9, 2), ("drain", 20, 3)):
+        interrupted(tmp_path / "run", recipe, how, at, jitter)
+        assert is_prefix(found(tmp_path / "run"), expected)
+    finish(tmp_path / "run", recipe, watched(recipe, jitter=4))
+    assert found(tmp_path / "run") == expected
+    assert all(finding.right for finding in verify(tmp_path / "run"))
+    replay(tmp_path / "run", [], tmp_path / "again")
+    assert found(tmp_path / "again") == expected
+    with closing(Journal(tmp_path / "run" / "journal.sqlite", read_only=True)) as journal:
+        stored = list(journal.replies())
+    assert any(one.reply.more for one in stored) == any("samples" in key for key in sets)
+    assert any(one.reply.text.startswith("{") for one in stored) == ("style=json" in sets)
+
+
+def test_json_that_cannot_be_read_is_rejected_where_it_was_asked_for_and_kept_as_it_came(tmp_path: Path) -> None:
+    script = tmp_path / "bad.toml"
+    script.write_text(
+        '[[rule]]\npurpose = "bootstrap/*"\ncalls = [1, 2]\nreply = "Sure!"\n'
+        '[[rule]]\npurpose = "bootstrap/*"\ncalls = [3]\nreply = \'{"tasks": ["Cut\'\nfinish = "length"\n'
+    )
+    recipe = plan("self-instruct", "style=json", num=20).model_copy(update={"model": f"scripted/{script}"})
+    finish(tmp_path / "run", recipe, watched(recipe, concurrency=1))
+    bad = [line for line in lines(tmp_path / "run" / "rejected.jsonl") if line["by"] in ("malformed", "truncated")]
+    assert [(line["by"], line["text"]) for line in bad] == [
+        ("malformed", "Sure!"), ("malformed", "Sure!"), ("truncated", '{"tasks": ["Cut'),
+    ]  # fmt: skip
+    assert told(tmp_path / "run")["figures"]["errors"] == 0  # they came, and are paid for
+    assert all(finding.right for finding in verify(tmp_path / "run"))
+
+
+def test_a_malformed_verdict_is_asked_for_again(tmp_path: Path) -> None:
+    script = tmp_path / "bad.toml"
+    script.write_text(
+        '[[rule]]\npurpose = "judge/*"\nmatch = "number 3 "\nreply = "Equal"\n'
+        '[[rule]]\npurpose = "evolve/*"\nwrite = "evolve"\n'
+    )
+    recipe = plan("evolve/wizardlm", "style=json", "evolve.rounds=1").model_copy(update={"model": f"scripted/{script}"})
+    finish(tmp_path / "run", recipe)
+    with closing(Journal(tmp_path / "run" / "journal.sqlite", read_only=True)) as journal:
+        again = [one.place for one in journal.replies() if one.place.attempt]
+    assert again and {place.stage for place in again} == {"judge/equal"}
+    kept = [line for line in lines(tmp_path / "run" / "lineage.jsonl") if line["remarks"]]
+    assert [line["remarks"] for line in kept] == [["equal: no verdict"]]
 
 
 def test_one_run_object_can_be_iterated_until_it_is_done(tmp_path: Path, whole: Whole) -> None:
@@ -855,6 +916,12 @@ def test_a_start_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
         (plan("self-instruct", "sampling.bootsrap.temperature=2"), {}, "sampling.bootsrap"),
         (plan("self-instruct", "draft.operator=answer"), {}, "draft.operator"),
         (plan("self-instruct", "answer.operator=bootstrap"), {}, "answer.operator"),
+        (plan("self-instruct", "answer.samples=2"), {}, "answer.samples = 2: the operator 'instances'"),
+        (plan("alpaca", "answer.samples=2"), {}, "answer.samples"),
+        (plan("answer", "draft.samples=2"), {}, "draft.samples"),
+        (plan("evolve/wizardlm", "draft.samples=2"), {}, "draft.samples"),
+        (plan("evolve/wizardlm", "answer.samples=2"), {}, "one answer in each round"),
+        (plan(("alpaca", "compat"), "style=json"), {}, "compat"),
         (plan("alpaca"), {"system": True}, "system text"),
         (plan("self-instruct", "style=completion"), {"system": True}, "system text"),
         (plan("self-instruct"), {"vary": True}, "no slot"),

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfinstruct.cli.generate import BaseUrl, KeyEnv
+from selfinstruct.cli.models import Where, placed
 from selfinstruct.errors import EngineError
 
 
@@ -14,22 +14,25 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
+@placed
 def doctor(
     model: Annotated[
-        str, typer.Option(metavar="MODEL", help="`local`, `local/PATH.gguf`, `openai/NAME`, `scripted/FILE`.")
+        str,
+        typer.Option(metavar="MODEL", help="`local`, `local/PATH.gguf`, `vllm/ID`, `openai/NAME`, `scripted/FILE`."),
     ] = "local",
-    base_url: BaseUrl = None,
-    api_key_env: KeyEnv = "OPENAI_API_KEY",
+    *,
+    where: Where,
     json: Annotated[bool, typer.Option("--json", metavar="", help="As one JSON object.")] = False,
 ) -> None:
     """Reach a model, say what it is, and time one call. Exit 6 if it cannot answer."""
     import asyncio
 
     from selfinstruct.cli.terminal import data, say
-    from selfinstruct.engines import Options
 
-    options = Options(base_urls=tuple(base_url or ()), api_key_env=api_key_env)
-    found = asyncio.run(_examine(model, options))
+    name = where.name(model)
+    assert name is not None
+    where.check(name)
+    found = asyncio.run(_examine(name, where.options))
     if json:
         data(found)
         return

@@ -10,13 +10,10 @@ import typer
 
 from selfinstruct.cli.generate import (
     AnswerModel,
-    BaseUrl,
-    Concurrency,
     Decontaminate,
     DryRun,
     Fresh,
     Json,
-    KeyEnv,
     License,
     Model,
     Out,
@@ -29,6 +26,7 @@ from selfinstruct.cli.generate import (
     Vary,
     Without,
 )
+from selfinstruct.cli.models import Where, placed
 from selfinstruct.errors import UsageError
 
 
@@ -36,6 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command()(evolve)
 
 
+@placed
 def evolve(
     source: Annotated[
         Path,
@@ -95,9 +94,8 @@ def evolve(
     model: Model = None,
     answer_model: AnswerModel = None,
     style: Style = None,
-    base_url: BaseUrl = None,
-    api_key_env: KeyEnv = "OPENAI_API_KEY",
-    concurrency: Concurrency = None,
+    *,
+    where: Where,
     fresh: Fresh = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -108,7 +106,6 @@ def evolve(
     Each row is rewritten, harder or anew; what fails a rule goes, with its reason, and its parent has another try.
     """
     from selfinstruct.cli.generate import drive, recipe_of, vary_files
-    from selfinstruct.engines import Options
     from selfinstruct.run import Run
 
     table: dict[str, Any] = {"rounds": rounds, "sample": sample}
@@ -117,16 +114,16 @@ def evolve(
     if weights is not None:
         table["weights"] = _numbers(weights)
     values = {
-        "seed": seed, "model": model, "answer_model": answer_model, "judge_model": judge, "style": style,
+        "seed": seed, "model": where.name(model), "answer_model": answer_model, "judge_model": judge, "style": style,
         "license": license, "evolve": {key: value for key, value in table.items() if value is not None},
     }  # fmt: skip
     chosen = recipe_of(_preset(preset), overrides, values, without)
+    where.check(chosen.model, chosen.answer_model, chosen.judge_model)
     if chosen.draft.operator != "evolve":
         raise UsageError(
             f"{preset}: draft.operator = {chosen.draft.operator!r}: this recipe evolves nothing",
             hint="`selfinstruct generate --recipe` takes the others",
         )
-    options = Options(base_urls=tuple(base_url or ()), api_key_env=api_key_env, concurrency=concurrency)
     whole = source.resolve()
     run = Run(
         out or Path("runs") / f"{whole.name if whole.is_dir() else whole.stem}-{Path(preset).stem}",
@@ -136,7 +133,7 @@ def evolve(
         vary=vary_files(vary or ()),
         system=system,
         decontaminate=decontaminate or (),
-        options=options,
+        options=where.options,
         fresh=fresh,
     )
     if dry_run:

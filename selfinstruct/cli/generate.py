@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from selfinstruct.cli.models import Where, placed
 from selfinstruct.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help="Who writes: `local` (demo), `local/PATH.gguf`, `openai/NAME`, `scripted/FILE`.",
+        help="Who writes: `local` (demo), `local/PATH.gguf`, `vllm/ID`, `openai/NAME`, `scripted/FILE`.",
         rich_help_panel="Models",
     ),
 ]
@@ -30,25 +31,13 @@ AnswerModel = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="Another model for classification and answers.", rich_help_panel="Models"),
 ]
-BaseUrl = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="URL",
-        help="An OpenAI-compatible server, e.g. http://localhost:8000/v1. Repeatable.",
-        rich_help_panel="Models",
-    ),
-]
-KeyEnv = Annotated[
-    str,
-    typer.Option(metavar="VAR", help="The environment variable that holds the API key.", rich_help_panel="Models"),
-]
 Style = Annotated[
     str | None,
-    typer.Option(metavar="STYLE", help="How to ask: auto, completion, chat or prefill.", rich_help_panel="Models"),
+    typer.Option(metavar="STYLE", help="auto, completion, chat, prefill or json.", rich_help_panel="Models"),
 ]
-Concurrency = Annotated[
+Samples = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Requests under way. Never changes the data.", rich_help_panel="Models"),
+    typer.Option(metavar="N", min=1, max=128, help="Answers to each row; every one that differs becomes a record."),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -102,6 +91,7 @@ def register(app: typer.Typer) -> None:
     app.command()(answer)
 
 
+@placed
 def generate(
     seeds: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Seed tasks. Default: the 175 that come along.")
@@ -124,9 +114,8 @@ def generate(
     model: Model = None,
     answer_model: AnswerModel = None,
     style: Style = None,
-    base_url: BaseUrl = None,
-    api_key_env: KeyEnv = "OPENAI_API_KEY",
-    concurrency: Concurrency = None,
+    *,
+    where: Where,
     fresh: Fresh = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -136,16 +125,16 @@ def generate(
 
     `selfinstruct generate --seeds seeds/175.jsonl` runs as it stands; Ctrl-C is safe, and the same command goes on.
     """
-    from selfinstruct.engines import Options
     from selfinstruct.resources import SEEDS
     from selfinstruct.run import Run
 
     seeds = seeds or SEEDS / "175.jsonl"
     values = {
-        "num": num, "seed": seed, "model": model, "answer_model": answer_model, "style": style, "license": license
+        "num": num, "seed": seed, "model": where.name(model), "answer_model": answer_model, "style": style,
+        "license": license,
     }  # fmt: skip
     chosen = recipe_of(recipe, overrides, values, without)
-    options = Options(base_urls=tuple(base_url or ()), api_key_env=api_key_env, concurrency=concurrency)
+    where.check(chosen.model, chosen.answer_model)
     run = Run(
         out or Path("runs") / f"{seeds.stem}-{Path(recipe).stem}",
         chosen,
@@ -154,7 +143,7 @@ def generate(
         vary=vary_files(vary or ()),
         system=system,
         decontaminate=decontaminate or (),
-        options=options,
+        options=where.options,
         fresh=fresh,
     )
     if dry_run:
@@ -166,12 +155,14 @@ def generate(
     drive(run, as_json=json, quiet=quiet)
 
 
+@placed
 def answer(
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", help="A dataset in any format that we read, or a run folder.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder. The same command again resumes it.")],
     model: Model = None,
+    samples: Samples = None,
     overrides: Overrides = None,
     without: Without = None,
     decontaminate: Decontaminate = None,
@@ -180,9 +171,8 @@ def answer(
     prompts: PromptsDir = None,
     license: License = None,
     style: Style = None,
-    base_url: BaseUrl = None,
-    api_key_env: KeyEnv = "OPENAI_API_KEY",
-    concurrency: Concurrency = None,
+    *,
+    where: Where,
     fresh: Fresh = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -192,12 +182,13 @@ def answer(
 
     Instructions and inputs stay as they are; a row whose new answer fails the rules is rejected, with its reason.
     """
-    from selfinstruct.engines import Options
     from selfinstruct.run import Run
 
-    values = {"seed": seed, "model": model, "style": style, "license": license}
+    values: dict[str, Any] = {"seed": seed, "model": where.name(model), "style": style, "license": license}
+    if samples is not None:
+        values["answer"] = {"samples": samples}
     chosen = recipe_of("answer", overrides, values, without)
-    options = Options(base_urls=tuple(base_url or ()), api_key_env=api_key_env, concurrency=concurrency)
+    where.check(chosen.model)
     run = Run(
         out,
         chosen,
@@ -205,7 +196,7 @@ def answer(
         prompts=prompts,
         system=system,
         decontaminate=decontaminate or (),
-        options=options,
+        options=where.options,
         fresh=fresh,
     )
     if dry_run:

@@ -14,12 +14,9 @@ import typer
 
 from selfinstruct.cli.generate import (
     AnswerModel,
-    BaseUrl,
-    Concurrency,
     DryRun,
     Fresh,
     Json,
-    KeyEnv,
     Model,
     Overrides,
     PromptsDir,
@@ -28,6 +25,7 @@ from selfinstruct.cli.generate import (
     Style,
     Without,
 )
+from selfinstruct.cli.models import Where, placed
 
 if TYPE_CHECKING:
     from selfinstruct.descent import Search
@@ -39,6 +37,7 @@ def register(app: typer.Typer) -> None:
     app.command()(optimise)
 
 
+@placed
 def optimise(
     source: Annotated[
         Path,
@@ -80,9 +79,8 @@ def optimise(
         ),
     ] = None,
     style: Style = None,
-    base_url: BaseUrl = None,
-    api_key_env: KeyEnv = "OPENAI_API_KEY",
-    concurrency: Concurrency = None,
+    *,
+    where: Where,
     fresh: Fresh = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -94,10 +92,9 @@ def optimise(
     """
     from selfinstruct.cli.generate import recipe_of
     from selfinstruct.descent import Search
-    from selfinstruct.engines import Options
     from selfinstruct.optimise import Optimisation
 
-    values = {"seed": seed, "model": model, "answer_model": answer_model, "style": style}
+    values = {"seed": seed, "model": where.name(model), "answer_model": answer_model, "style": style}
     search = Search(
         recipe=recipe_of("evolve/wizardlm", overrides, values, without),
         optimiser=optimiser or "",
@@ -107,8 +104,8 @@ def optimise(
         steps=steps,
         early_stop=early_stop,
     )
-    options = Options(base_urls=tuple(base_url or ()), api_key_env=api_key_env, concurrency=concurrency)
-    found = Optimisation(out, search, source, prompts=prompts, options=options, fresh=fresh)
+    where.check(search.recipe.model, search.recipe.answer_model, search.optimiser)
+    found = Optimisation(out, search, source, prompts=prompts, options=where.options, fresh=fresh)
     if dry_run:
         _print_plan(found, prompts, as_json=json)
         return

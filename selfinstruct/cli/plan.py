@@ -130,21 +130,21 @@ def estimate(
                 continue
             rows += 1
             size += len(prompt.request({"instruction": row.instruction, "input": row.input}).text().encode())
-        return answer_style, [Stage("answer", rows, size // BYTES_PER_TOKEN, rows * most)]
+        return answer_style, [Stage("answer", rows, size // BYTES_PER_TOKEN, rows * most * recipe.answer.samples)]
     if recipe.draft.operator == "evolve":
         return style, _evolving(setting, read_dataset(source))
     drafter = open_operator(recipe.draft.operator, setting)
     answerer = open_operator(recipe.answer.operator, setting)
     parents = drafter.draw(Pool(read_seeds(source), [], 0), 0, Random(0))
     request = drafter.ask(parents, {}, Random(0))
-    tasks = math.ceil(recipe.num / PASS) if answerer.stages else recipe.num
-    steps = math.ceil(tasks / (recipe.draft.items * PASS))
-    stages = [_stage(drafter.stage, steps, request.text(), request.sampling.max_tokens)]
+    tasks = math.ceil(recipe.num / (PASS * recipe.answer.samples)) if answerer.stages else recipe.num
+    steps = math.ceil(tasks / (recipe.draft.items * PASS * recipe.draft.samples))
+    stages = [_stage(drafter.stage, steps, request.text(), request.sampling.max_tokens * recipe.draft.samples)]
     asked = []
     for stage in answerer.stages:
         prompt = setting.prompts[setting.prompt_name(stage, setting.answer_style)]
         most = _most(recipe, stage, prompt.sampling.max_tokens)
-        asked.append(_stage(stage, tasks, prompt.example().text(), most))
+        asked.append(_stage(stage, tasks, prompt.example().text(), most * recipe.answer.samples))
     return style, stages + _either(asked)
 
 

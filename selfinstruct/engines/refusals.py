@@ -28,7 +28,8 @@ class Said:
         if isinstance(error, list) and error and isinstance(error[0], dict):
             # FastAPI: the first complaint; its "input" is our own prompt and stays out
             first, path = error[0], error[0].get("loc")
-            param = str(path[-1]) if isinstance(path, list | tuple) and path else ""
+            path = [part for part in path if part != "body"] if isinstance(path, list | tuple) else []
+            param = str(path[0]) if path else ""
             error = {"message": f"{param}: {first.get('msg')}", "code": first.get("type")}
         fields = as_dict(error)
         words = fields.get("message") or fields.get("detail") or fields.get("msg")
@@ -91,11 +92,15 @@ def meaning(said: Said, sent: Collection[str]) -> Meaning:
 
 
 def _refused_parameter(said: Said, sent: Collection[str]) -> str | None:
-    """Which of the parameters ``sent`` the server says it does not take. A value out of range is not that."""
+    """Which of the parameters ``sent`` the server says it does not take. A value out of range is not that, but for
+    ``n``: a server that gives fewer answers at once is asked for one."""
+    param = said.param.partition(".")[0]
+    if "n" in sent and (param == "n" or said.matches(_SEVERAL)):
+        return "n"
     if not said.matches(_REFUSES):
         return None
-    if said.param in sent:
-        return said.param
+    if param in sent:
+        return param
     found: list[tuple[int, str]] = []
     for name in sent:
         head, *tail = name.split("_")
@@ -118,7 +123,12 @@ _REFUSES = _pattern(
     r"unsupported|not support(ed)?\b|n't support|unrecogni[sz]ed",
     r"unknown (parameter|name|field|argument|property|option)",
     r"unknown_parameter|not permitted|not allowed|not available|not implemented|extra_forbidden|unexpected keyword",
+    r"invalid schema|unavailable|must be one of|literal_error",
     r"only the default|cannot (both )?be (used|set|specified|combined)|deprecated|does not accept|no longer",
+)
+_SEVERAL = _pattern(
+    r"(?<![\w\\])n\b['\"`]?\W{0,4}(\w+\W+){0,6}?(must|should|at most|maximum|only|support|greater|exceed|allowed)",
+    r"(only (one|a single|1)|multiple|several|more than (one|1)) (choice|completion|candidate|output)s?\b",
 )
 _NO_CREDIT = _pattern(
     r"insufficient_quota|billing_hard_limit|billing_not_active|insufficient[ _](credit|balance)",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from selfinstruct.engines import Failure, Finish, Reply, Request, Usage
+from selfinstruct.engines import Failure, Finish, Reply, Request, Sample, Usage
 from selfinstruct.engines.endpoints import Again
 from selfinstruct.engines.reasoning import split_reasoning
 
@@ -17,10 +18,90 @@ THINKING_HINT = (
 )
 
 
-def read_reply(payload: Any, request: Request, changed: tuple[str, ...]) -> Reply:
-    """A body of status 200 as a Reply; raises Again if it is none."""
-    choices = as_dict(payload).get("choices")
-    choice = as_dict(choices[0]) if isinstance(choices, list) and choices else {}
+class Miscounted(Exception):
+    """A list of prompts was answered with another number of choices than was asked for."""
+
+
+def read_reply(payload: Any, request: Request, changed: tuple[str, ...], wanted: int = 1) -> Reply:
+    """A body of status 200 as a Reply with up to ``wanted`` answers; raises Again if it is none."""
+    choices = [as_dict(choice) for choice in as_list(as_dict(payload).get("choices"))]
+    if wanted > 1:
+        places = [choice.get("index") for choice in choices]
+        if all(isinstance(place, int) for place in places):
+            choices.sort(key=lambda choice: int(choice["index"]))
+        if len(choices) < wanted:
+            changed = (*changed, f"{len(choices)} of {wanted} answers came")
+    return _reply(payload, choices[:wanted], request, changed, _usage(as_dict(as_dict(payload).get("usage"))))
+
+
+def read_list(
+    payload: Any, requests: Sequence[Request], changed: tuple[str, ...], wanted: int
+) -> list[Reply | Exception]:
+    """The replies to the prompts of a list, or the Again of a prompt: choices ``i * wanted`` and on are prompt ``i``'s.
+
+    Usage is told in sum: prompt tokens are shared out by the bytes of the prompts and completion tokens by those of the
+    answers, so that the sums stay what they were. Raises Miscounted if there are not so many choices.
+    """
+    choices = [as_dict(choice) for choice in as_list(as_dict(payload).get("choices"))]
+    by_index = {choice.get("index"): choice for choice in choices}
+    if len(choices) != wanted * len(requests) or by_index.keys() != set(range(len(choices))):
+        raise Miscounted(f"{len(choices)} choices for {len(requests)} prompts, {wanted} each")
+    parts = [[by_index[i * wanted + k] for k in range(wanted)] for i in range(len(requests))]
+    told = _usage(as_dict(as_dict(payload).get("usage")))
+    read = [len((request.prompt or "").encode("utf-8", "replace")) for request in requests]
+    written = [sum(len(_string(choice.get("text")).encode()) for choice in part) for part in parts]
+    shares = [shared(told.prompt, read), shared(told.completion, written)]
+    shares += [shared(told.reasoning, written), shared(told.cached, read)]
+    replies: list[Reply | Exception] = []
+    for request, part, (prompt, completion, reasoning, cached) in zip(
+        requests, parts, zip(*shares, strict=True), strict=True
+    ):
+        usage = Usage(prompt=prompt, completion=completion, reasoning=reasoning, cached=cached)
+        try:
+            replies.append(_reply(payload, part, request, changed, usage))
+        except Again as error:
+            replies.append(error)
+    return replies
+
+
+def shared(total: int, weights: Sequence[int]) -> list[int]:
+    """The total in whole parts, as the weights are to each other; without any weight all alike."""
+    ends = list(itertools.accumulate(weights if any(weights) else [1] * len(weights), initial=0))
+    cuts = [total * end // ends[-1] for end in ends] if weights else [0]
+    return [after - before for before, after in itertools.pairwise(cuts)]
+
+
+def _reply(
+    payload: Any, choices: Sequence[dict[str, Any]], request: Request, changed: tuple[str, ...], usage: Usage
+) -> Reply:
+    """The answers to one prompt. Raises Again if none of them is one."""
+    answers: list[_Answer] = []
+    broken: list[Again] = []
+    for choice in choices or ({},):
+        try:
+            answers.append(_answer(payload, choice, request, usage if len(choices) < 2 else Usage()))
+        except Again as error:
+            broken.append(error)
+            answers.append(_Answer(Sample(error=Failure(kind=error.kind, message="the server broke this answer off"))))
+    if len(broken) == len(answers):
+        raise broken[0]
+    return Reply(
+        **dict(answers[0].sample),
+        more=tuple(answer.sample for answer in answers[1:]),
+        usage=usage,
+        changed=tuple(dict.fromkeys((*changed, *(answer.note for answer in answers if answer.note)))),
+        model=_string(as_dict(payload).get("model")),
+        fingerprint=_string(as_dict(payload).get("system_fingerprint")),
+    )
+
+
+class _Answer(NamedTuple):
+    sample: Sample
+    note: str = ""
+
+
+def _answer(payload: Any, choice: dict[str, Any], request: Request, usage: Usage) -> _Answer:
+    """One choice. ``usage`` is its own, or nothing where it is told for several. Raises Again if it is no answer."""
     message = as_dict(choice.get("message"))
     if not ("text" in choice if request.prompt is not None else message):
         raise Again(f"a reply without an answer: {_excerpt(payload)}", kind="malformed")
@@ -40,34 +121,30 @@ def read_reply(payload: Any, request: Request, changed: tuple[str, ...]) -> Repl
     split = split_reasoning(content)
     reasoning = "\n\n".join(dict.fromkeys(t.strip() for t in (*thoughts, split.reasoning) if t.strip()))
     text, stopped = cut(split.answer, request.sampling.stop)
-    notes = list(changed)
+    note = ""
     finish: Finish = "stop"
     if said == "length" or said == "content_filter":
         finish = "stop" if stopped else said
     elif said != "stop":
-        notes.append(f"finish_reason {said!r} read as 'stop'")
-    reply = Reply(
+        note = f"finish_reason {said!r} read as 'stop'"
+    sample = Sample(
         text=text,
         finish=finish,
         reasoning=reasoning,
-        usage=_usage(as_dict(as_dict(payload).get("usage"))),
-        changed=tuple(notes),
-        model=_string(as_dict(payload).get("model")),
-        fingerprint=_string(as_dict(payload).get("system_fingerprint")),
         first_token=_first_token(choice.get("logprobs"), split.answer, bool(reasoning)),
     )
-    failure = _failure(reply, split.open, request.sampling.max_tokens)
-    return reply if failure is None else reply.model_copy(update={"error": failure})
+    failure = _failure(sample, usage, split.open, request.sampling.max_tokens)
+    return _Answer(sample if failure is None else sample.model_copy(update={"error": failure}), note)
 
 
-def _failure(reply: Reply, still_thinking: bool, max_tokens: int) -> Failure | None:
-    if reply.text.strip():
+def _failure(sample: Sample, usage: Usage, still_thinking: bool, max_tokens: int) -> Failure | None:
+    if sample.text.strip():
         return None
-    if reply.finish == "content_filter":
+    if sample.finish == "content_filter":
         return Failure(kind="content_policy", message="the server's content filter withheld the answer")
     # hosted models count their thinking without showing it
-    if reply.finish == "length" and (reply.reasoning or reply.usage.reasoning):
-        spent = reply.usage.reasoning or reply.usage.completion or max_tokens
+    if sample.finish == "length" and (sample.reasoning or usage.reasoning):
+        spent = usage.reasoning or usage.completion or max_tokens
         return Failure(kind="thinking", message=f"{spent} tokens went into thinking, none were left; {THINKING_HINT}")
     if still_thinking:
         return Failure(kind="thinking", message="a stop string ended the reply while it was still thinking")

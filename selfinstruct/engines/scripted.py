@@ -23,7 +23,8 @@ from typing import NamedTuple, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from selfinstruct.engines import Failure, Finish, Frozen, Options, Reply, Request, Sampling, Style, Usage
+from selfinstruct.engines import Failure, Finish, Frozen, Options, Reply, Request, Sample, Sampling, Style, Usage
+from selfinstruct.engines.objects import in_json
 from selfinstruct.engines.writers import (
     OF_ITEMS,
     Job,
@@ -259,7 +260,7 @@ class Script(Frozen):
 
     seed: int = 0
     concurrency: int = Field(16, ge=1)
-    styles: tuple[Style, ...] = Field(("prefill", "chat", "completion"), min_length=1)
+    styles: tuple[Style, ...] = Field(("prefill", "chat", "completion", "json"), min_length=1)
     latency: Latency = Latency()
     transient: Transient = Transient()
     outage: Outage | None = None
@@ -361,10 +362,12 @@ class Scripted:
         await asyncio.sleep(self._delay(rule, chance))
         if rule.fail is not None:
             raise EngineError(f"{self.name}: {rule.fail}", hint="a rule of the script says so")
-        return self._outcome(request, rule, chance)[0]
+        reply = self._outcome(request, rule, chance)[0]
+        return reply if reply.error else self._with_more(reply, request, rule)
 
     def plan(self, request: Request) -> tuple[Planted, ...]:
-        """The defects that the reply to this request holds whole. Rules with ``calls`` and outages are left aside."""
+        """The defects that the reply to this request holds whole, the first of its answers. Rules with ``calls`` and
+        outages are left aside."""
         rule = self._rule(request, None)
         return () if rule.fail is not None else self._outcome(request, rule, _Chance.of(self._script.seed, request))[1]
 
@@ -401,11 +404,25 @@ class Scripted:
         attempts = min(self._failures(chance) + 1, transient.attempts)
         return (one * attempts + transient.wait_ms * (attempts - 1)) / 1000
 
-    def _outcome(self, request: Request, rule: Rule, chance: _Chance) -> tuple[Reply, tuple[Planted, ...]]:
+    def _with_more(self, reply: Reply, request: Request, rule: Rule) -> Reply:
+        """The reply with all the samples that were asked for. The first is what it would be alone."""
+        usage, more = reply.usage, []
+        for number in range(1, request.samples):
+            chance = _Chance.of(self._script.seed, request, number)
+            other = self._outcome(request, rule, chance, spared=True)[0]
+            more.append(Sample(**{name: getattr(other, name) for name in Sample.model_fields}))
+            spent, thought = usage.completion + other.usage.completion, usage.reasoning + other.usage.reasoning
+            usage = usage.model_copy(update={"completion": spent, "reasoning": thought})
+        return reply.model_copy(update={"more": tuple(more), "usage": usage}) if more else reply
+
+    def _outcome(
+        self, request: Request, rule: Rule, chance: _Chance, *, spared: bool = False
+    ) -> tuple[Reply, tuple[Planted, ...]]:
+        """``spared``: by what befalls a request as a whole."""
         told = {"model": rule.model, "fingerprint": rule.fingerprint}
         read = request.text()
         prompt = len(read.split())
-        error, planted = (rule.error, ()) if rule.error else self._misfortune(chance)
+        error, planted = (rule.error, ()) if rule.error or spared else self._misfortune(chance)
         if error is not None:
             finish: Finish = "length" if error.kind == "thinking" else "stop"
             return Reply(error=error, finish=finish, usage=Usage(prompt=prompt), **told), planted
@@ -425,8 +442,10 @@ class Scripted:
             writer = rule.write or writer_of(request.purpose)
             shares = self._shares[writer]
         if literal is None:
-            toss = Random(chance.text).random
-            written = write(writer, Job(self._script.writers, shares, request, read, toss))
+            job = Job(self._script.writers, shares, request, read, Random(chance.text).random)
+            written = write(writer, job)
+            if request.json_schema is not None:
+                written = in_json(writer, written, request.json_schema, job)
         else:
             written = Written((literal.removeprefix(request.prefill),))
         text, finish, count, whole = written.ended(request.sampling.stop, budget - thought)
@@ -472,10 +491,11 @@ class _Chance(NamedTuple):
     transient: float
 
     @classmethod
-    def of(cls, seed: int, request: Request) -> _Chance:
+    def of(cls, seed: int, request: Request, sample: int = 0) -> _Chance:
         said = [(message.role, message.content) for message in request.messages]
         # repr: unambiguous, fast, and encodable whatever surrogates a text holds.
-        whole = repr((seed, request.seed, request.prompt, said, request.prefill))
+        named = (seed, request.seed, request.prompt, said, request.prefill)
+        whole = repr((*named, sample) if sample else named)
         digest = hashlib.sha256(whole.encode()).digest()
         pick, error, latency, transient = ((n + 0.5) / 2**32 for n in struct.unpack_from(">4I", digest, 16))
         return cls(int.from_bytes(digest[:16]), pick, error, latency, transient)

@@ -1,7 +1,8 @@
 """The two sorts of operator: a Drafter writes new tasks, an Answerer answers one; and what both are given.
 
 A Drafter's step: ``draw`` parents from the pool, ``ask`` a request of them, ``read`` the reply. An Answerer is one
-coroutine that asks as often as it needs. Neither knows of files, order, retries or concurrency.
+coroutine that asks as often as it needs. Neither knows of files, order, retries or concurrency. One that asks for
+several answers to one prompt (``draft.samples``, ``answer.samples``) says so: ``reads_samples = True``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ class Unreadable(NamedTuple):
     text: str
 
 
+def unread(reply: Reply) -> Unreadable:
+    """What a reply with an error leaves: JSON that broke off is truncated, as any text would be."""
+    assert reply.error is not None
+    cut = reply.error.kind == "malformed" and reply.finish != "stop"
+    return Unreadable("truncated" if cut else reply.error.kind, reply.error.message, reply.text.strip() and reply.text)
+
+
 class Untouched(NamedTuple):
     """A record that is taken as it stands: no rule judges it, and nobody answers it."""
 
@@ -39,7 +47,8 @@ class Untouched(NamedTuple):
 
 Read = Record | Unreadable | Untouched
 Ask = Callable[[str, Request, int], Awaitable[Reply]]
-"""``await ask(stage, request, attempt)``: the reply, from the journal or the engine."""
+"""``await ask(stage, request, attempt)``: the reply, from the journal or the engine. One that has an ``error`` was
+malformed: it counts as an attempt that gave nothing to read."""
 
 
 class Pool(NamedTuple):
@@ -123,9 +132,10 @@ class Setting:
 
     def prompt_name(self, stage: str, style: Style) -> str:
         """The prompt file for a stage: its variant for the style. For prefill the one for small models goes first where
-        the model is one, and chat serves where there is none."""
+        the model is one; for prefill and JSON chat serves where there is none."""
         small = ("small",) if self.recipe.small == "yes" else ()
-        for variant in (*small, "prefill", "chat") if style == "prefill" else (style,):
+        variants = {"prefill": (*small, "prefill", "chat"), "json": ("json", "chat")}
+        for variant in variants.get(style, (style,)):
             if f"{stage}/{variant}" in self.prompts:
                 return f"{stage}/{variant}"
         raise UsageError(
@@ -143,6 +153,10 @@ class Setting:
     def judge(self, stage: str, values: Mapping[str, Any], **sampling: Any) -> Request:
         """A request of a rule that asks a model."""
         return self._request(stage, self.judge_style, values, sampling)
+
+    def understood(self, request: Request, reply: Reply) -> Reply:
+        """The reply as operators and rules read it: of JSON, the text that the request's prompt makes of it."""
+        return reply if request.json_schema is None else self.prompts[request.purpose].understood(reply)
 
     def with_system(self, request: Request, system: str) -> Request:
         """The request with a system text in front."""
@@ -179,6 +193,17 @@ def check_operators(recipe: Recipe, prompts: Prompts, *, judging: Sequence[str],
         if isinstance(factory, type) and not hasattr(factory, verb):
             name = getattr(recipe, key).operator
             raise UsageError(f"recipe: {key}.operator = {name!r} is no such operator", hint="see docs/recipes.md")
+    for key, factory, table in (("draft", drafter, recipe.draft), ("answer", answerer, recipe.answer)):
+        if table.samples > 1 and not getattr(factory, "reads_samples", False):
+            raise UsageError(
+                f"recipe: {key}.samples = {table.samples}: the operator {table.operator!r} reads one reply to a prompt",
+                hint="draft.samples goes with bootstrap and alpaca, answer.samples with answer",
+            )
+    if recipe.answer.samples > 1 and hasattr(drafter, "settle"):
+        raise UsageError(
+            f"recipe: answer.samples = {recipe.answer.samples}: what evolves has one answer in each round",
+            hint="`selfinstruct answer RUN --samples N` answers the evolved tasks several times",
+        )
     if getattr(drafter, "reads_dataset", False) and not dataset:
         name = recipe.draft.operator
         hint = "`selfinstruct answer INPUT` and `selfinstruct evolve INPUT` name one"

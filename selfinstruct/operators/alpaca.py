@@ -22,12 +22,16 @@ class Alpaca:
     stage = "alpaca"
     stages = ("alpaca",)
     asks = True
+    reads_samples = True
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._recipe = setting.recipe.draft
         self.feeds_pool = setting.recipe.draft.pool_examples > 0
         self._strict = setting.recipe.behaviour == "strict"
+        if not self._strict and setting.prompts[setting.prompt_name(self.stage, setting.style)].style == "json":
+            hint = "--style chat asks for that text"
+            raise UsageError("compat reads whole tasks in the original's text alone, not in JSON", hint=hint)
         self._drawable: list[Record] | None = None
 
     def draw(self, pool: Pool, step: int, rng: Random) -> tuple[Record, ...]:
@@ -59,7 +63,8 @@ class Alpaca:
         values = {"examples": examples, "count": count, "mark": self._mark(parents, rng), "vary": dict(steer)}
         # The originals also stop inside an output that has a list of twenty points.
         stop = (f"\n{count}. Instruction:",) if self._strict else (f"\n{count}", f"{count}.")
-        return self._setting.draft(self.stage, values, stop=stop)
+        request = self._setting.draft(self.stage, values, stop=stop)
+        return request.model_copy(update={"samples": self._recipe.samples})
 
     def read(self, reply: Reply, parents: Sequence[Record], rng: Random) -> list[Read]:
         first, cut = len(parents) + 1, reply.finish != "stop"

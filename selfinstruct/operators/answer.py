@@ -4,32 +4,54 @@ from __future__ import annotations
 
 from random import Random
 
-from selfinstruct.operators import Ask, Read, Setting, Unreadable
+from selfinstruct.engines import Reply
+from selfinstruct.operators import Ask, Read, Setting, Unreadable, unread
 from selfinstruct.records import Record
 
 
 class Answer:
-    """Asks for the output; instruction and input stay as they are."""
+    """Asks for the output; instruction and input stay as they are. Of several samples each that differs is a record."""
 
     stages = ("answer",)
+    reads_samples = True
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._attempts = setting.recipe.answer.attempts
+        self._samples = setting.recipe.answer.samples
 
     async def answer(self, draft: Record, ask: Ask, rng: Random) -> list[Read]:
         system = self._setting.system or draft.system
         values = {"instruction": draft.instruction, "input": draft.input}
         request = self._setting.with_system(self._setting.answer("answer", values), system)
-        unread = Unreadable("unreadable", "never asked", "")
+        request = request.model_copy(update={"samples": self._samples})
+        reads: list[Read] = [Unreadable("unreadable", "never asked", "")]
         for attempt in range(self._attempts):
             reply = await ask("answer", request, attempt)
-            output = reply.text.strip()
-            if reply.finish != "stop":
-                unread = Unreadable("truncated", f"the answer was cut off ({reply.finish})", reply.text)
-            elif not output:
-                unread = Unreadable("empty", "the output is empty", reply.text)
-            else:
-                answered = {"output": output, "reasoning": reply.reasoning, "system": system}
-                return [draft.model_copy(update=answered)]
-        return [unread]
+            reads = [self._read(one, draft, system) for one in reply.each()]
+            if not all(isinstance(read, Unreadable) for read in reads):
+                break
+        return _differing(reads)
+
+    def _read(self, reply: Reply, draft: Record, system: str) -> Read:
+        output = reply.text.strip()
+        if reply.error:
+            return unread(reply)
+        if reply.finish != "stop":
+            return Unreadable("truncated", f"the answer was cut off ({reply.finish})", reply.text)
+        if not output:
+            return Unreadable("empty", "the output is empty", reply.text)
+        return draft.model_copy(update={"output": output, "reasoning": reply.reasoning, "system": system})
+
+
+def _differing(reads: list[Read]) -> list[Read]:
+    """What was read, where an output came twice once."""
+    outputs: set[str] = set()
+    found: list[Read] = []
+    for read in reads:
+        if isinstance(read, Record) and read.output in outputs:
+            read = Unreadable("duplicate", "the same answer again", read.output)
+        elif isinstance(read, Record):
+            outputs.add(read.output)
+        found.append(read)
+    return found

@@ -18,6 +18,7 @@ class Bootstrap:
     stage = "bootstrap"
     stages = ("bootstrap",)
     asks = True
+    reads_samples = True
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
@@ -55,13 +56,14 @@ class Bootstrap:
         over = (f"\n{beyond}.",) if self._strict else (f"\n{beyond}", f"{beyond}.", f"{beyond} .")
         request = self._setting.draft(self.stage, values)
         sampling = request.sampling
-        stop = tuple(dict.fromkeys((*sampling.stop, *over)))
-        return request.model_copy(update={"sampling": sampling.model_copy(update={"stop": stop})})
+        stop = tuple(dict.fromkeys((*sampling.stop, *over))) if request.json_schema is None else ()
+        update = {"sampling": sampling.model_copy(update={"stop": stop}), "samples": self._recipe.samples}
+        return request.model_copy(update=update)
 
     def read(self, reply: Reply, parents: Sequence[Record], rng: Random) -> list[Read]:
         cut = reply.finish != "stop"
         prompt = self._setting.prompts[self._setting.prompt_name(self.stage, self._setting.style)]
-        begun = prompt.style != "chat"
+        begun = prompt.style not in ("chat", "json")
         if self._strict:
             found = read_list(reply.text, len(parents) + 1, self._recipe.items, cut=cut, begun=begun)
         else:

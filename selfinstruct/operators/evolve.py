@@ -68,7 +68,7 @@ class Evolve:
             raise UsageError("the recipe names no operators", hint="--operators does, or evolve.operators in it")
         names = {}
         for name in operators(table):
-            ways = [f"{FOLDER}/{name}{way}" for way in ("", "/chat", "/completion", "/prefill", "/small")]
+            ways = [f"{FOLDER}/{name}{way}" for way in ("", "/chat", "/json", "/completion", "/prefill", "/small")]
             known = next((way for way in ways if way in prompts), None)
             if known is None:
                 raise UsageError(f"the operator {name!r} has no prompt", hint=f"{FOLDER}/{name}.md would be it")

