@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -50,7 +51,7 @@ from selfinstruct.journal import Journal, Totals
 from selfinstruct.lock import Lock
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import differences
-from selfinstruct.schedule import cancelled
+from selfinstruct.schedule import apart, cancelled
 from selfinstruct.state import IDENTITY, Progress, State
 
 TICK, SAVE = 0.2, 2.0
@@ -225,7 +226,15 @@ class Optimisation:
                     return
             opened: list[Engine] = []
             try:
-                engines = self._open(opened)
+                engines = await apart(
+                    partial(self._open, opened),
+                    lambda: bool(self._asked_to),
+                    lambda _: [asyncio.run(one.close()) for one in opened],
+                    lambda: None,
+                )
+                if engines is None:
+                    self._out.put(state.unopened(state.read(self.folder), 0))
+                    return
                 await self._go(lock, journal, rows, self._settled(before, engines), engines)
             finally:
                 for one in opened:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -41,7 +42,7 @@ from selfinstruct.operators import (
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import Recipe, decontaminated, differences, dump, parse
 from selfinstruct.records import Record
-from selfinstruct.schedule import cancelled
+from selfinstruct.schedule import apart, cancelled
 from selfinstruct.shards import TOLD, Shards, checksums, read_kept, read_lines
 from selfinstruct.state import Ledger, Progress, State
 from selfinstruct.verdicts import Verdicts
@@ -50,6 +51,8 @@ TICK = 0.2
 """Seconds between two looks at how far the run is."""
 SAVE = 2.0
 """Seconds between two writings of run.json."""
+LONG = 3.0
+"""Seconds of loading after which it is said what takes so long."""
 TOLD_OF = 5
 """Seeds or rows that overlap a benchmark and are named in a warning each."""
 
@@ -281,7 +284,9 @@ class Run:
                     return
             opened: list[Engine] = []
             try:
-                engines = self._open(opened)
+                engines = await self._opened(opened)
+                if engines is None:
+                    return
                 recipe = self._settled(before, engines)
                 decided = state.read(self.folder).get("decided") or {}
                 with closing(Verdicts(self.folder / "rejected.jsonl", decided)) as verdicts:
@@ -315,6 +320,26 @@ class Run:
             return False
         self._out.put(state.complete(known))
         return True
+
+    async def _opened(self, opened: list[Engine]) -> Engines | None:
+        """The engines, which may take minutes to load a model; None if we are told to stop meanwhile."""
+        began, told = time.monotonic(), False
+
+        def tick() -> None:
+            nonlocal told
+            if not told and time.monotonic() - began > LONG:
+                told = True
+                note = f"loading {self.recipe.model}: it may take minutes"
+                self._out.put(Progress("starting", 0, self.recipe.num, note=note))
+
+        def close(late: Engines) -> None:
+            for one in opened:
+                asyncio.run(one.close())
+
+        engines = await apart(partial(self._open, opened), lambda: bool(self._asked_to), close, tick)
+        if engines is None:
+            self._out.put(state.unopened(state.read(self.folder), self.recipe.num))
+        return engines
 
     def _open(self, opened: list[Engine]) -> Engines:
         found: list[Engine | None] = []

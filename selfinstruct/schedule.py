@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -78,6 +79,55 @@ async def cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def apart(
+    work: Callable[[], T], enough: Callable[[], bool], undo: Callable[[T], object], tick: Callable[[], None]
+) -> T | None:
+    """The result of blocking work, in a thread of its own; None if ``enough`` says so before it is there.
+
+    Then nobody waits for the thread, and ``undo`` gets the result when it comes. ``tick`` is called while it lasts.
+    """
+    loop, there = asyncio.get_running_loop(), asyncio.Event()
+    ends: list[Callable[[], T]] = []
+    lock, left = threading.Lock(), False
+
+    def run() -> None:
+        end = _ending(work)
+        with lock:
+            if not left:
+                ends.append(end)
+                loop.call_soon_threadsafe(there.set)
+                return
+        with suppress(Exception):
+            undo(end())
+
+    # A daemon: a program that is told to leave does not stay for it.
+    threading.Thread(target=run, name="apart", daemon=True).start()
+    while True:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(there.wait(), 0.1)
+        with lock:
+            if ends:
+                return ends[0]()
+            left = enough()
+            if left:
+                return None
+        tick()
+
+
+def _ending(work: Callable[[], T]) -> Callable[[], T]:
+    """How the work ended, to be heard elsewhere: calling it returns what it returned, or raises what it raised."""
+    try:
+        made = work()
+    except BaseException as error:  # noqa: BLE001 -- it is raised again where the result is waited for
+        failure = error
+
+        def fail() -> T:
+            raise failure
+
+        return fail
+    return lambda: made
 
 
 class Gate:

@@ -232,6 +232,12 @@ def complete(known: Mapping[str, Any]) -> Progress:
     )
 
 
+def unopened(known: Mapping[str, Any], target: int) -> Progress:
+    """The progress of a run that was left before its models were there; ``known`` is what run.json says, if it is."""
+    figures = known.get("figures", {})
+    return Progress("interrupted", figures.get("kept", 0), target, figures, note="left before the model was loaded")
+
+
 def _versions() -> dict[str, str]:
     found = {"selfinstruct": __version__, "python": platform.python_version()}
     for name in ("xllamacpp", "openai", "vllm", "rapidfuzz", "numpy", "jinja2", "pydantic"):

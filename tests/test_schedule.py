@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.schedule import Gate, in_order, lookahead, seen_by
+from selfinstruct.schedule import Gate, apart, in_order, lookahead, seen_by
 
 T = TypeVar("T")
 STEPS = st.integers(0, 200_000)
@@ -309,3 +311,34 @@ class TestGate:
             return door.passed[width : width + 2]
 
         assert 2 in quietly(main())
+
+
+class TestApart:
+    def test_gives_what_the_work_gives_or_raises_what_it_raises(self) -> None:
+        def fails() -> int:
+            raise KeyError("x")
+
+        async def main() -> None:
+            assert await apart(lambda: 7, lambda: False, print, lambda: None) == 7
+            with pytest.raises(KeyError):
+                await apart(fails, lambda: False, print, lambda: None)
+
+        asyncio.run(main())
+
+    def test_waits_for_nobody_who_is_wanted_no_more_and_undoes_what_comes_of_it(self) -> None:
+        going, undone, ticks = threading.Event(), list[int](), list[int]()
+
+        def work() -> int:
+            going.wait(30)
+            return 7
+
+        async def main() -> int | None:
+            return await apart(work, lambda: len(ticks) == 2, undone.append, lambda: ticks.append(1))
+
+        assert asyncio.run(main()) is None
+        assert undone == []
+        going.set()
+        deadline = time.monotonic() + 30
+        while not undone and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert undone == [7]

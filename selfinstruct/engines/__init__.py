@@ -12,8 +12,8 @@ from selfinstruct.plugins import find
 Role = Literal["system", "user", "assistant"]
 Finish = Literal["stop", "length", "content_filter"]
 Style = Literal["completion", "chat", "prefill", "json"]
-"""How a model is asked: a text to continue, a turn to answer, a turn begun for it, or a turn answered in JSON that keeps
-to a schema."""
+"""How a model is asked: a text to continue, a turn to answer, a turn begun for it, or a turn answered in JSON that
+keeps to a schema."""
 
 
 class Frozen(BaseModel):
