@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
 from selfinstruct.engines import Failure, Finish, Options, Reply, Request, Sample, Style, Usage
 from selfinstruct.engines.reasoning import split_reasoning
@@ -67,11 +67,12 @@ class Name(NamedTuple):
     def read(cls, rest: str) -> Name:
         """Raises UsageError for a name without a model or with a key that is none."""
         model, _, query = rest.partition("?")
-        pairs = dict(parse_qsl(query, keep_blank_values=True))
+        parts = [part.partition("=") for part in query.split("&")] if query else []
+        pairs = {key: unquote(value) for key, _, value in parts}
         unknown = [key for key in pairs if key not in KNOWN]
         if not model:
             raise UsageError("vllm/ names no model", hint="give a hub id or a path, e.g. vllm/Qwen/Qwen3-8B")
-        if unknown or len(pairs) != (query.count("&") + 1 if query else 0):
+        if unknown or len(pairs) < len(parts) or not all(pairs.values()):
             raise UsageError(f"vllm/{rest}: cannot read {query!r}", hint=f"?KEY=VALUE&…, keys are {', '.join(KNOWN)}")
         return cls(model, **pairs)
 
