@@ -53,6 +53,9 @@ SAVE = 2.0
 """Seconds between two writings of run.json."""
 LONG = 3.0
 """Seconds of loading after which it is said what takes so long."""
+LEAD, FARTHEST = 4, 16_384
+"""Steps ahead, for each request under way, that keep an engine 98 % busy (benchmarks/busy.py); and what is enough for
+eight GPUs."""
 TOLD_OF = 5
 """Seeds or rows that overlap a benchmark and are named in a warning each."""
 
@@ -417,6 +420,8 @@ class Run:
             )
         drafter, answerer = self._operators(recipe, inputs.system)
         self._refuse_unread_steering(recipe, drafter)
+        if not journal.totals().replies:
+            _warn_of_idle(recipe, max(recipe.num, inputs.rows), max(one.concurrency for one in engines))
         judging = dict.fromkeys(asking_stages(recipe), engines.judge)
         live = Live(journal, engines.answerer, {drafter.stage: engines.writer, **judging})
         before = journal.totals()
@@ -571,6 +576,19 @@ def _changed(folder: Path, changed: list[str]) -> UsageError:
         hint="give the old settings to go on, another --out to keep both, or --fresh to throw the old run away; "
         + again,
     )
+
+
+def _warn_of_idle(recipe: Recipe, steps: int, width: int) -> None:
+    """Lookahead decides data and is settled with the first reply, so it is said before."""
+    wanted = min(FARTHEST, LEAD * width)
+    if recipe.schedule.lookahead < wanted <= steps:
+        log.warning(
+            "%d requests keep this model busy, and a lookahead of %d leaves it idle now and then; --set "
+            "schedule.lookahead=%d fills it, and cannot be given later",
+            width,
+            recipe.schedule.lookahead,
+            wanted,
+        )
 
 
 def _warn_of_blind_novelty(recipe: Recipe, inputs: Inputs) -> None:

@@ -28,7 +28,7 @@ State = Literal["starting", "running", "complete", "interrupted", "stopped", "en
 """``ended``: a replay whose stored plan ended below the target."""
 
 
-IDENTITY = ("file", "sha256", "script_sha256", "reported", "fingerprints")
+IDENTITY = ("file", "sha256", "script_sha256", "reported", "fingerprints", "commit", "weights", "lora weights")
 """The facts of an engine that say which model it is."""
 
 log = logging.getLogger("selfinstruct")

@@ -989,3 +989,17 @@ def test_a_model_that_is_not_what_it_was_is_said_aloud_and_kept(
     finish(tmp_path / "run", recipe.model_copy(update={"num": 8}))
     assert len([one for one in caplog.messages if "is not what it was" in one]) == 1
     assert len(told(tmp_path / "run")["earlier engines"]) == 1
+
+
+@pytest.mark.parametrize(("width", "num", "warned"), [(64, 300, True), (64, 200, False), (8, 300, False)])
+def test_a_lookahead_that_cannot_fill_the_engine_is_told_of_before_it_is_settled(
+    width: int, num: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = plan("self-instruct", "schedule.lookahead=64", num=num)
+    for _ in range(2):  # said once, before the first reply
+        progress = iter(run_of(tmp_path / "run", recipe, options=Options(concurrency=width)))
+        for _ in range(3):
+            next(progress)
+        progress.close()  # type: ignore[attr-defined]
+    told = [one for one in caplog.messages if "schedule.lookahead=256" in one]
+    assert len(told) == warned

@@ -366,6 +366,24 @@ def test_ctrl_c_stops_it_clean_and_the_same_command_goes_on(tmp_path: Path) -> N
     assert before >= 6
 
 
+def test_a_model_that_is_still_loading_is_not_waited_for(tmp_path: Path) -> None:
+    line = command("generate", "--num", 12, "--out", tmp_path / "run", *HERE)
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, process_group=0)
+    psutil = pytest.importorskip("psutil")
+    deadline = time.monotonic() + 60
+    while not (started := psutil.Process(process.pid).children(recursive=True)):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(5)
+    os.killpg(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors.decode()
+    assert b"Traceback" not in errors
+    assert time.monotonic() - began < 10
+    assert left(started, 5) == []
+
+
 def test_nothing_is_left_on_the_machine_when_a_run_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     line = command("generate", "--num", 50, "--out", folder, *HERE)
@@ -389,6 +407,16 @@ def test_one_of_two_replicas_dies_and_costs_only_what_it_had_in_flight(tmp_path:
     assert sound(folder, tmp_path / "again") == 12
     assert b"lost" in errors
     assert left(started, 5) == []
+
+
+def test_it_runs_on_a_ray_cluster(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    folder = tmp_path / "run"
+    ran("generate", "--num", 6, "--out", folder, "--ray", "local", "--replicas", 2, *SHORT, *HERE)
+    assert sound(folder, tmp_path / "again") == 6
+    (engine,) = json.loads((folder / "run.json").read_text())["engines"]
+    assert engine["replicas"] == "2"
+    assert engine["ray"]
 
 
 def test_doctor_says_what_fits_and_times_one_call() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import json
 import math
@@ -35,6 +36,8 @@ LEAVE = 4.0
 """Seconds that the engine is given to free the GPU before it is killed."""
 WHOLE = 4096
 """Context on the CPU where each prompt has to be read whole, unless another is asked for."""
+ENDS = 1 << 20
+"""Bytes at both ends of a file of weights by which it is told from others."""
 CPU_CACHE_GIB = 4
 """Keys and values on the CPU, where the engine would else take most of the machine's memory."""
 THINKERS = {
@@ -193,7 +196,9 @@ class VLLMEngine:
         known = {
             "model": self._named.model,
             "commit": _commit(self._named),
+            "weights": _digest(self._named.model, self._named.revision),
             "lora": self._named.lora,
+            "lora weights": _digest(self._named.lora, name="adapter_config.json") if self._named.lora else "",
             "architecture": ", ".join(getattr(engine.model_config.hf_config, "architectures", None) or ()),
             "quantization": engine.model_config.quantization,
             "dtype": str(engine.model_config.dtype).removeprefix("torch."),
@@ -549,6 +554,22 @@ def _commit(named: Name) -> str:
         return ""
     path = _file_of(named.model, "config.json", named.revision)
     return path.parent.name if path else ""
+
+
+def _digest(model: str, revision: str = "", *, name: str = "config.json") -> str:
+    """What tells one checkpoint from another in the same place: SHA-256 over each file's name, size and both ends."""
+    found = _file_of(model, name, revision)
+    if found is None:
+        return ""
+    whole = hashlib.sha256()
+    for path in sorted(path for path in found.parent.iterdir() if path.suffix in (".safetensors", ".bin", ".pt")):
+        size = path.stat().st_size
+        whole.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            whole.update(file.read(ENDS))
+            file.seek(max(0, size - ENDS))
+            whole.update(file.read(ENDS))
+    return whole.hexdigest()[:16]
 
 
 def _parameters(config: Mapping[str, Any]) -> int:

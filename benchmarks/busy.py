@@ -1,0 +1,112 @@
+"""How busy the loop keeps an engine that takes thousands of requests at once: the scripted engine with drawn latencies.
+
+    python benchmarks/busy.py --concurrency 4096 --lookahead 16384 --median 8
+
+What is measured begins when the lookahead is full (its rule: half the steps so far, at most the cap), and lasts
+``--seconds``: the mean number of requests under way, as a share of what the engine takes. Latencies are log-normal. The
+drafts hold one task each, which leaves the fewest answers to fill the gaps with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from selfinstruct import Run, load_recipe
+from selfinstruct.engines import Options, Reply, Request, open_engine
+
+ROOT = Path(__file__).parent.parent
+
+
+class Watched:
+    """The engine, and the sum over time of the requests that it had under way since ``reset``."""
+
+    def __init__(self, script: Path, concurrency: int) -> None:
+        self._engine = open_engine(f"scripted/{script}", Options(concurrency=concurrency))
+        self.name, self.concurrency, self.styles = self._engine.name, concurrency, self._engine.styles
+        self._now, self._area, self._at = 0, 0.0, time.monotonic()
+        self._since = self._at
+        self.answered = 0
+
+    def _note(self, more: int) -> None:
+        now = time.monotonic()
+        self._area += self._now * (now - self._at)
+        self._now, self._at = self._now + more, now
+
+    def reset(self) -> None:
+        self._note(0)
+        self._area, self._since, self.answered = 0.0, self._at, 0
+
+    def busy(self) -> float:
+        """Mean requests under way since the last reset."""
+        self._note(0)
+        return self._area / max(self._at - self._since, 1e-9)
+
+    async def complete(self, request: Request) -> Reply:
+        self._note(1)
+        try:
+            return await self._engine.complete(request)
+        finally:
+            self._note(-1)
+            self.answered += 1
+
+    def facts(self) -> dict[str, str]:
+        return {}
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--concurrency", type=int, default=4096)
+    parser.add_argument("--lookahead", type=int, default=16_384)
+    parser.add_argument("--median", type=float, default=8.0, help="seconds of the log-normal latency")
+    parser.add_argument("--sigma", type=float, default=0.7)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        script = Path(name) / "slow.toml"
+        script.write_text(f"[latency]\nmedian_ms = {options.median * 1000}\nsigma = {options.sigma}\n")
+        engine = Watched(script, options.concurrency)
+        recipe = load_recipe(
+            "self-instruct",
+            f"schedule.lookahead={options.lookahead}",
+            "draft.items=1",
+            num=1_000_000,
+            model="scripted",
+        )
+        run = Run(Path(name) / "run", recipe, seeds=ROOT / "seeds" / "175.jsonl", engine=engine)
+        began, full, told = time.monotonic(), 0.0, 0.0
+        cpu = 0.0
+        for progress in run:
+            steps, now = progress.figures.get("steps", 0), time.monotonic()
+            if now - told > 20:
+                told = now
+                say(f"{now - began:6.0f} s  step {steps:>7,}  {engine.busy():7.0f} under way on average")
+                if not full:
+                    engine.reset()
+            if not full and steps >= 2 * options.lookahead:
+                full, cpu = now, time.process_time()
+                engine.reset()
+            if full and now - full > options.seconds:
+                break
+        share = engine.busy() / options.concurrency
+        seconds = time.monotonic() - full
+        say(
+            f"{share:.1%} busy with {options.concurrency} in flight, lookahead {options.lookahead}, latencies of "
+            f"{options.median:g} s (log-normal, sigma {options.sigma:g}); {engine.answered / seconds:.0f} replies/s, "
+            f"{(time.process_time() - cpu) / seconds:.0%} of a core"
+        )
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
