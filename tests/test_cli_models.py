@@ -14,7 +14,7 @@ from runfolders import SEEDS
 
 from selfinstruct.cli.models import FLAGS, OF_THE_NAME, Where
 from selfinstruct.engines import Options
-from selfinstruct.engines.vllm import KNOWN, Name
+from selfinstruct.engines.checkpoints import KNOWN, Name
 from selfinstruct.errors import UsageError
 from selfinstruct.shards import projections
 

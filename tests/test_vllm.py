@@ -223,8 +223,9 @@ class TestInThisProcess:
         request = Request(messages=QUESTION, json_schema=SCHEMA, sampling=Sampling(max_tokens=200), extra=extra)
 
         async def main() -> None:
-            engine = open_engine(f"vllm/{tmp_path}?reasoning_parser=deepseek_r1", Options(context=CONTEXT))
+            engine = open_engine(f"vllm/{tmp_path}", Options(context=CONTEXT))
             try:
+                assert engine.facts()["reasoning parser"] == "deepseek_r1"  # by its template and its tokens
                 assert engine.styles[0] == "chat"  # its turn cannot be begun for it
                 for reply in [await engine.complete(request) for _ in range(4)]:
                     assert reply.reasoning
@@ -232,6 +233,12 @@ class TestInThisProcess:
                     if reply.finish == "stop":
                         assert json.loads(reply.text)["warm"] in ("yes", "no")
                     assert "</think>" not in reply.text
+                # A begun answer, and a text to continue, have no thoughts before them.
+                for other in (Request(messages=QUESTION, prefill="1. Red\n2."), Request(prompt="1. Red\n2.")):
+                    reply = await engine.complete(other.model_copy(update={"sampling": GREEDY}))
+                    assert reply.error is None
+                    assert reply.text
+                    assert not reply.reasoning
             finally:
                 await engine.close()
 

