@@ -229,7 +229,7 @@ class Optimisation:
                 engines = await apart(
                     partial(self._open, opened),
                     lambda: bool(self._asked_to),
-                    lambda _: [asyncio.run(one.close()) for one in opened],
+                    lambda: [asyncio.run(one.close()) for one in opened],
                     lambda: None,
                 )
                 if engines is None:
@@ -255,8 +255,10 @@ class Optimisation:
         found: list[Engine] = []
         for model, given in zip(self._models(), self._given, strict=True):
             if given is None and model:
-                given = open_engine(model, self._options)
-                opened.append(given)
+                given = next((one for one in opened if one.name == model), None)
+                if given is None:
+                    given = open_engine(model, self._options)
+                    opened.append(given)
             found.append(given or found[0])
         evolver, answerer, optimiser = found
         return evolver, answerer, optimiser

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -163,14 +164,19 @@ class Prompt:
 
         text = answer.text.strip()
         fence = _FENCE.match(text)
+        text = text[fence.end() :].removesuffix("```") if fence else text
+        said = ""
         try:
-            value = json.loads(text[fence.end() :].removesuffix("```") if fence else text, parse_constant=_no_constant)
+            value = json.loads(text, parse_constant=_no_constant, parse_float=_number)
             problem = best_match(self._validator.iter_errors(value))
             what = f"{problem.json_path}: {problem.message}" if problem else ""
-        except (ValueError, RecursionError) as error:
+            said = "" if problem else self._render(self.head.reads, value)
+        except (ValueError, ArithmeticError, RecursionError) as error:
             what = f"not JSON: {error}"
+        except InputError as error:  # the schema lets something be missing that `reads` wants
+            what = f"cannot be read: {error.__cause__}"
         if not what:  # whole, even if blanks behind it went on up to max_tokens
-            return {"text": Sample(text=self._render(self.head.reads, value)).text, "finish": "stop"}
+            return {"text": Sample(text=said).text, "finish": "stop"}
         if answer.finish != "stop":
             what = f"the reply was cut off ({answer.finish})"
         return {"error": Failure(kind="malformed", message=what if len(what) <= 300 else f"{what[:299]}…")}
@@ -420,12 +426,19 @@ def _style_of(head: FrontMatter, body: str) -> Style:
     return "completion" if not roles else "prefill" if roles[-1] == "assistant" else "chat"
 
 
-_FENCE = re.compile(r"```json[ \t]*\n", re.IGNORECASE)
+_FENCE = re.compile(r"```(?:json)?[ \t]*\n", re.IGNORECASE)
 """What servers that ignore a schema let models put around JSON."""
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"there is no {name} in it")
+
+
+def _number(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):  # 1e999: no schema's bounds hold it
+        raise ValueError(f"the number {digits[:40]} is too large")
+    return number
 
 
 def _validator(source: str, schema: dict[str, Any]) -> Validator:

@@ -335,7 +335,7 @@ class Run:
                 note = f"loading {self.recipe.model}: it may take minutes"
                 self._out.put(Progress("starting", 0, self.recipe.num, note=note))
 
-        def close(late: Engines) -> None:
+        def close() -> None:
             for one in opened:
                 asyncio.run(one.close())
 
@@ -349,8 +349,10 @@ class Run:
         models = (self.recipe.model, self.recipe.answer_model, self.recipe.judge_model)
         for model, given in zip(models, self._engines, strict=True):
             if given is None and model:
-                given = open_engine(model, self._options)
-                opened.append(given)
+                given = next((one for one in opened if one.name == model), None)
+                if given is None:
+                    given = open_engine(model, self._options)
+                    opened.append(given)
             found.append(given)
         writer, answerer, judge = found
         assert writer is not None

@@ -82,11 +82,11 @@ async def cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
 
 
 async def apart(
-    work: Callable[[], T], enough: Callable[[], bool], undo: Callable[[T], object], tick: Callable[[], None]
+    work: Callable[[], T], enough: Callable[[], bool], undo: Callable[[], object], tick: Callable[[], None]
 ) -> T | None:
     """The result of blocking work, in a thread of its own; None if ``enough`` says so before it is there.
 
-    Then nobody waits for the thread, and ``undo`` gets the result when it comes. ``tick`` is called while it lasts.
+    Then nobody waits for the thread, and ``undo`` is called when it ends. ``tick`` is called while it lasts.
     """
     loop, there = asyncio.get_running_loop(), asyncio.Event()
     ends: list[Callable[[], T]] = []
@@ -99,8 +99,7 @@ async def apart(
                 ends.append(end)
                 loop.call_soon_threadsafe(there.set)
                 return
-        with suppress(Exception):
-            undo(end())
+        undo()
 
     # A daemon: a program that is told to leave does not stay for it.
     threading.Thread(target=run, name="apart", daemon=True).start()

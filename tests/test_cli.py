@@ -538,8 +538,9 @@ def test_seeds_check_prints_the_profile_beside_the_reference(call: Call, tmp_pat
 def test_prompts_prints_exactly_what_a_model_reads(call: Call, tmp_path: Path) -> None:
     listed = [json.loads(line) for line in call("prompts", "--json").out.splitlines()]
     assert {row["name"].split("/")[0] for row in listed} >= {"bootstrap", "classify", "answer"}
+    shown = call("prompts").out
     for row in listed:
-        assert row["name"] in call("prompts").out
+        assert row["name"] in shown
     request = json.loads(call("prompts", "bootstrap/completion", "--json").out)
     assert call("prompts", "bootstrap/completion").out == request["prompt"]
     refused(call("prompts", "bootstrap"), 2, "bootstrap/chat")

@@ -914,10 +914,9 @@ def test_drafts_are_asked_for_in_as_many_samples_as_the_recipe_says(recipe: str,
 
 
 def test_in_json_no_stop_string_is_sent_and_the_list_is_numbered_anew() -> None:
-    for operator in (Bootstrap(setting("self-instruct", style="json")), Alpaca(setting("alpaca", style="json"))):
-        parents = operator.draw(Pool(SEEDS, [], 0), 0, Random(1))
-        request = operator.ask(parents, {}, Random(1))
-        assert request.json_schema is not None and request.sampling.stop == ()
+    operator = Bootstrap(setting("self-instruct", style="json"))
+    request = operator.ask(operator.draw(Pool(SEEDS, [], 0), 0, Random(1)), {}, Random(1))
+    assert request is not None and request.json_schema is not None and request.sampling.stop == ()
     tasks = {"tasks": ["Name a river.", "Why do\nbees hum?"]}
     understood = setting("self-instruct", style="json").understood
     for overrides in ((), ("behaviour=compat",)):
@@ -925,8 +924,11 @@ def test_in_json_no_stop_string_is_sent_and_the_list_is_numbered_anew() -> None:
         request = bootstrap.ask(SEEDS[:8], {}, Random(1))
         reply = understood(request, Reply(text=json.dumps(tasks)))
         assert why(bootstrap.read(reply, SEEDS[:8], Random(1))) == ["Name a river.", "Why do bees hum?"]
-    with pytest.raises(UsageError, match="compat"):
-        Alpaca(setting("alpaca", "behaviour=compat", style="json"))
+
+
+def test_json_that_no_prompt_asked_for_is_its_operators_own_to_read() -> None:
+    said = Reply(text='{"a": 1}')
+    assert setting("self-instruct").understood(Request(json_schema={"type": "object"}), said) is said
 
 
 def test_in_json_chat_serves_where_a_stage_has_no_such_prompt() -> None:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfinstruct.engines import Reply, Request
-from selfinstruct.operators.alpaca import read_tasks
 from selfinstruct.operators.bootstrap import read_list
 from selfinstruct.prompts import Prompts
 from selfinstruct.resources import PROMPTS, SEEDS
@@ -273,7 +272,7 @@ def test_an_alpaca_task_is_three_numbered_parts_behind_the_line_that_separates(s
 
 
 def test_an_alpaca_language_replaces_english() -> None:
-    for style in ("completion", "chat", "prefill", "json"):
+    for style in ("completion", "chat", "prefill"):
         prompt = LIBRARY[f"alpaca/{style}"]
         text = prompt.request({**prompt.head.slots, "vary": {"language": "Danish"}}).text()
         assert "Danish" in text
@@ -345,7 +344,6 @@ def test_a_chat_turn_ends_by_itself_and_no_stop_cuts_it(name: str) -> None:
 SENTENCES = st.lists(st.sampled_from(["Sort", "the words,", "and 3.", "say", "why", "so."]), min_size=1).map(
     lambda said: " ".join(["Tell", *said, "please."])
 )
-TEXTS = SENTENCES | st.sampled_from(["", "- a\n- b", "1. a\n2. b", "x: 1\n\ny: 2", "def f():\n    return 1"])
 
 
 @given(st.lists(SENTENCES, min_size=1, max_size=7), st.integers(1, 8), st.sampled_from([" ", "\n", "\n\n"]))
@@ -354,14 +352,6 @@ def test_tasks_in_json_are_the_items_that_a_list_would_be(tasks: list[str], show
     understood = LIBRARY["bootstrap/json"].understood(said)
     assert understood.error is None
     assert read_list(understood.text, shown + 1, 7, cut=False, begun=False) == tasks
-
-
-@given(st.lists(st.tuples(SENTENCES, TEXTS, SENTENCES), min_size=1, max_size=16), st.integers(0, 4))
-def test_whole_tasks_in_json_are_read_back(tasks: list[tuple[str, str, str]], shown: int) -> None:
-    said = json.dumps({"tasks": [dict(zip(("instruction", "input", "output"), task, strict=True)) for task in tasks]})
-    understood = LIBRARY["alpaca/json"].understood(Reply(text=said))
-    assert understood.error is None
-    assert read_tasks(understood.text, "«3fa9c01b»", shown + 1, cut=False) == tasks
 
 
 # --- own words

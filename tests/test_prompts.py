@@ -371,7 +371,10 @@ class TestJson:
         assert prompt(ASKING).request({}).json_schema is None
 
     @given(
-        WORDS, st.integers(1), st.lists(WORDS, max_size=3), st.sampled_from(["{}", " \n{}\n ", "```json\n{}\n```\n"])
+        WORDS,
+        st.integers(1),
+        st.lists(WORDS, max_size=3),
+        st.sampled_from(["{}", " \n{}\n ", "```json\n{}\n```\n", "```\n{}```"]),
     )
     def test_what_keeps_to_the_schema_is_read_as_the_text_of_it(
         self, why: str, score: int, tags: list[str], around: str
@@ -400,6 +403,7 @@ class TestJson:
             ('{"why": "x", "score": 1} {}', "not JSON: Extra data"),
             ("[" * 200_000, "not JSON: maximum recursion"),
             ("1" * 5000, "not JSON: Exceeds the limit"),
+            ('{"why": "x", "score": 1, "more": -1e999}', "not JSON: the number -1e999 is too large"),
         ],
     )
     def test_what_is_wrong_and_where_is_said(self, text: str, where: str) -> None:
@@ -409,6 +413,21 @@ class TestJson:
     def test_blanks_up_to_the_last_token_behind_a_whole_object_are_no_cut(self) -> None:
         said = Reply(text='{"why": "\\ud800", "score": 3}' + "\n" * 500, finish="length")
         assert self.mine.understood(said) == Reply(text="Score: 3")
+
+    @pytest.mark.parametrize(
+        ("schema", "reads", "text"),
+        [
+            ("{a: {type: string}, b: {type: string}}", "{{ a }} {{ b }}", '{"a": "1"}'),
+            ("{a: {type: array}}", "{{ a[0].x }}", '{"a": [1]}'),
+            ("{a: {type: number}}", "{{ 1 / a }}", '{"a": 0}'),
+            ("{a: {type: number, multipleOf: 0.01}}", "{{ a }}", f'{{"a": {"9" * 400}}}'),
+        ],
+    )
+    def test_what_the_schema_lets_in_and_cannot_be_read_is_malformed(self, schema: str, reads: str, text: str) -> None:
+        mine = prompt(ASKING, more=f'schema: {{type: object, properties: {schema}}}\nreads: "{reads}"\n')
+        error = mine.understood(Reply(text=text)).error
+        assert error is not None and error.kind == "malformed"
+        assert "journal:" not in error.message  # the same words wherever the prompt stands
 
     def test_half_a_character_is_not_let_in_by_an_escape(self) -> None:
         echo = prompt(ASKING, more='schema: {type: object, properties: {a: {type: string}}}\nreads: "{{ a }}"\n')

@@ -77,7 +77,10 @@ class Moody:
             raise EngineError("the key expired", hint="renew it")
         if verb == "perish":
             self.dead = True
-            raise EngineError("the core died")
+            raise EngineError("the core died", hint="a smaller batch")
+        if verb == "half":
+            os.write(int(sys.argv[1]), f'answer {rest} {{"reply": {{"text": "ha'.encode())
+            os._exit(8)
         if verb == "bug":
             raise ValueError("a bug")
         if verb == "wait":
@@ -214,6 +217,17 @@ def test_a_reply_comes_over_the_wire_whole(text: str, first: dict[str, float]) -
     assert answered(json.dumps({"reply": json.loads(written(reply))}), {}) == reply
 
 
+@given(st.dictionaries(TEXTS, TEXTS, max_size=3), st.dictionaries(TEXTS, TEXTS, min_size=1, max_size=3))
+def test_facts_that_change_are_never_missing_meanwhile(before: dict[str, str], after: dict[str, str]) -> None:
+    class Seen(dict[str, str]):
+        def clear(self) -> None:
+            raise AssertionError("somebody may look now")
+
+    facts = Seen(before)
+    answered(json.dumps({"reply": {}, "facts": after}), facts)
+    assert facts == after
+
+
 def test_the_least_busy_one_is_asked(moody: Path) -> None:
     async def main() -> None:
         async with opened(PLAIN) as engine:
@@ -347,6 +361,50 @@ def test_an_engine_that_says_it_is_dead_counts_as_lost(moody: Path, caplog: pyte
             assert reply.error.kind == "gave_up"
             assert (await ask(engine, "hello")).error is None
             until(lambda: caplog.text.count(": the core died; ") == DEATHS)
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_breaks_off_with_its_worker_is_none(moody: Path) -> None:
+    async def main() -> None:
+        async with opened(PLAIN) as engine:
+            reply = await ask(engine, "half 1")  # the first that each copy is asked
+            assert reply.error is not None
+            assert reply.error.kind == "gave_up"
+            assert (await ask(engine, "hello")).error is None
+
+    asyncio.run(main())
+
+
+def test_what_the_last_one_said_to_do_is_not_lost_with_it(moody: Path) -> None:
+    async def main() -> None:
+        async with opened(PLAIN) as engine:
+            for _ in range(2 * LIVES // DEATHS):
+                assert (await ask(engine, "perish")).error is not None
+            with pytest.raises(EngineError, match="every replica is lost, the last one so: the core died") as caught:
+                await ask(engine, "perish")
+            assert caught.value.hint.endswith("; a smaller batch")
+
+    asyncio.run(main())
+
+
+def test_where_no_process_can_be_started_any_more_nobody_waits_for_one(moody: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def main() -> None:
+        async with opened(PLAIN) as engine:
+            there = workers()
+            assert (await ask(engine, "hello")).error is None
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                for worker in there:
+                    os.kill(worker.pid, signal.SIGKILL)
+                with pytest.raises(EngineError, match="every replica is lost"):
+                    await asyncio.wait_for(ask(engine, "hello"), 20)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     asyncio.run(main())
 
@@ -558,7 +616,8 @@ def test_by_default_a_model_of_vllm_has_as_many_copies_as_the_gpus_hold(monkeypa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
     assert copies("vllm/x", Options()) == 5
     assert copies("vllm/x", Options(tensor_parallel=2)) == 2
-    assert copies("vllm/x", Options(tensor_parallel=8)) == 1
+    with pytest.raises(UsageError, match=r"a replica over 8 GPUs, and 5 GPUs are visible"):
+        copies("vllm/x", Options(tensor_parallel=8))
     assert copies("vllm/x", Options(replicas=1)) == 1
     assert copies("local", Options()) == 1
     with pytest.raises(UsageError, match=r"3 replicas with 2 GPUs each need 6 GPUs, and 5 GPUs are visible") as caught:

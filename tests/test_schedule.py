@@ -333,7 +333,7 @@ class TestApart:
             return 7
 
         async def main() -> int | None:
-            return await apart(work, lambda: len(ticks) == 2, undone.append, lambda: ticks.append(1))
+            return await apart(work, lambda: len(ticks) == 2, lambda: undone.append(7), lambda: ticks.append(1))
 
         assert asyncio.run(main()) is None
         assert undone == []

@@ -30,7 +30,6 @@ def doctor(
     from selfinstruct.cli.terminal import data, say
 
     name = where.name(model)
-    assert name is not None
     where.check(name)
     found = asyncio.run(_examine(name, where.options))
     if json:

@@ -114,11 +114,11 @@ def evolve(
     if weights is not None:
         table["weights"] = _numbers(weights)
     values = {
-        "seed": seed, "model": where.name(model), "answer_model": answer_model, "judge_model": judge, "style": style,
+        "seed": seed, "model": model, "answer_model": answer_model, "judge_model": judge, "style": style,
         "license": license, "evolve": {key: value for key, value in table.items() if value is not None},
     }  # fmt: skip
     chosen = recipe_of(_preset(preset), overrides, values, without)
-    where.check(chosen.model, chosen.answer_model, chosen.judge_model)
+    chosen = where.named(chosen)
     if chosen.draft.operator != "evolve":
         raise UsageError(
             f"{preset}: draft.operator = {chosen.draft.operator!r}: this recipe evolves nothing",

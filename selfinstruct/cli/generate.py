@@ -130,11 +130,11 @@ def generate(
 
     seeds = seeds or SEEDS / "175.jsonl"
     values = {
-        "num": num, "seed": seed, "model": where.name(model), "answer_model": answer_model, "style": style,
+        "num": num, "seed": seed, "model": model, "answer_model": answer_model, "style": style,
         "license": license,
     }  # fmt: skip
     chosen = recipe_of(recipe, overrides, values, without)
-    where.check(chosen.model, chosen.answer_model)
+    chosen = where.named(chosen)
     run = Run(
         out or Path("runs") / f"{seeds.stem}-{Path(recipe).stem}",
         chosen,
@@ -184,11 +184,11 @@ def answer(
     """
     from selfinstruct.run import Run
 
-    values: dict[str, Any] = {"seed": seed, "model": where.name(model), "style": style, "license": license}
+    values: dict[str, Any] = {"seed": seed, "model": model, "style": style, "license": license}
     if samples is not None:
         values["answer"] = {"samples": samples}
     chosen = recipe_of("answer", overrides, values, without)
-    where.check(chosen.model)
+    chosen = where.named(chosen)
     run = Run(
         out,
         chosen,

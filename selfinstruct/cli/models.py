@@ -14,6 +14,7 @@ from selfinstruct.errors import UsageError
 
 if TYPE_CHECKING:
     from selfinstruct.engines import Options
+    from selfinstruct.recipe import Recipe
 
 PANEL = "Models"
 ON_GPUS = "Models on your own GPUs"
@@ -62,6 +63,8 @@ READ_BY = {
     "deterministic": ("vllm", "openai"),
     "tensor_parallel": ("vllm",),
     "gpu_memory": ("vllm",),
+    "replicas": ("vllm", "local", "scripted"),
+    "ray": ("vllm", "local", "scripted"),
 }
 """Which of our own engines reads a flag; all read what is not here."""
 OURS = ("local", "openai", "scripted", "vllm")
@@ -74,15 +77,21 @@ class Where(NamedTuple):
     given: Mapping[str, Any]
     """By parameter: what was given on the command line."""
 
-    def name(self, model: str | None) -> str | None:
+    def name(self, model: str) -> str:
         """The model's name with what else was said of it. Raises UsageError where no such model can be had."""
         parts = [f"{key}={quote(str(self.given[key]), safe='/:@,~')}" for key in OF_THE_NAME if key in self.given]
         if not parts:
             return model
-        if not (model or "").startswith("vllm/"):
+        if not model.startswith("vllm/"):
             flag = _spelled(next(key for key in OF_THE_NAME if key in self.given))
             raise UsageError(f"{flag} is for a model that vLLM runs here", hint="--model vllm/PATH_OR_ID")
-        return f"{model}{'&' if '?' in (model or '') else '?'}{'&'.join(parts)}"
+        return f"{model}{'&' if '?' in model else '?'}{'&'.join(parts)}"
+
+    def named(self, recipe: Recipe, *others: str) -> Recipe:
+        """The recipe with the writer's full name. Raises UsageError for a flag that no model of it reads."""
+        recipe = recipe.model_copy(update={"model": self.name(recipe.model)})
+        self.check(recipe.model, recipe.answer_model, recipe.judge_model, *others)
+        return recipe
 
     def check(self, *models: str) -> None:
         """Raises UsageError for a flag that none of the models reads."""

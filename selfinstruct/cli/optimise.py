@@ -94,9 +94,9 @@ def optimise(
     from selfinstruct.descent import Search
     from selfinstruct.optimise import Optimisation
 
-    values = {"seed": seed, "model": where.name(model), "answer_model": answer_model, "style": style}
+    values = {"seed": seed, "model": model, "answer_model": answer_model, "style": style}
     search = Search(
-        recipe=recipe_of("evolve/wizardlm", overrides, values, without),
+        recipe=where.named(recipe_of("evolve/wizardlm", overrides, values, without), optimiser or ""),
         optimiser=optimiser or "",
         dev=dev,
         batch=batch,
@@ -104,7 +104,6 @@ def optimise(
         steps=steps,
         early_stop=early_stop,
     )
-    where.check(search.recipe.model, search.recipe.answer_model, search.optimiser)
     found = Optimisation(out, search, source, prompts=prompts, options=where.options, fresh=fresh)
     if dry_run:
         _print_plan(found, prompts, as_json=json)

@@ -15,7 +15,6 @@ KNOWN = ("lora", "quantization", "dtype", "revision", "reasoning_parser")
 SMALL = 400_000_000
 """Parameters under which a model counts as too small to follow worked examples (docs/quality.md)."""
 PARSERS = {
-    "gpt_oss": "openai_gptoss",
     "seed_oss": "seed_oss",
     "minimax_m2": "minimax_m2",
     "qwen3": "qwen3",
@@ -24,8 +23,8 @@ PARSERS = {
     "glm4_moe": "glm45",
     "nemotron_h": "nemotron_v3",
 }
-"""vLLM's parsers of thoughts by ``model_type``. The first three think whatever their template says."""
-ALWAYS = ("gpt_oss", "seed_oss", "minimax_m2")
+"""vLLM's parsers of thoughts by ``model_type``. The first two think whatever their template says."""
+ALWAYS = ("seed_oss", "minimax_m2")
 ENDS = 1 << 20
 """Bytes at both ends of a file of weights by which it is told from others."""
 
@@ -145,6 +144,10 @@ def adapter_of(path: str) -> tuple[Any, int]:
     from vllm.lora.request import LoRARequest
 
     found = _file_of(path, "adapter_config.json")
+    if found is not None and not Path(path).is_dir():
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(path)
     if found is None:
         raise UsageError(f"{path!r} is no LoRA adapter", hint="a PEFT adapter's folder has an adapter_config.json")
     try:

@@ -24,8 +24,8 @@ CONNECT = 90.0
 """Seconds in which Ray has to be connected."""
 PLACE = 300.0
 """Seconds in which a node with room has to be found: some clusters start one first."""
-AT_ONCE = 1000
-"""Requests that an actor takes at once, Ray's own number; ours are held back before."""
+AT_ONCE = 20_000
+"""Requests that an actor takes at once: more than ours, which are held back before; Ray's own number is 1,000."""
 CLOSE = 5.0
 """Seconds that an actor may take to close its engine."""
 HINT = (
@@ -184,8 +184,7 @@ class Actor:
             raise
 
     async def gone(self) -> Lost:
-        lost = await asyncio.shield(self._gone)
-        return Lost(str(lost), lost.words)
+        return (await asyncio.shield(self._gone)).anew()
 
     async def close(self) -> None:
         import ray
@@ -200,7 +199,8 @@ class Actor:
         if alive:
             with suppress(Lost, TimeoutError):
                 await asyncio.wait_for(self._done(actor.close.remote()), CLOSE)
-        ray.kill(actor)
+        with suppress(Exception):  # a cluster that is gone has no actor to kill
+            ray.kill(actor)
 
     async def _watch(self) -> None:
         """Passes warnings on. The call that waits for the next one is the first to hear that the actor is no more."""

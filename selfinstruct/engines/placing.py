@@ -15,6 +15,8 @@ from selfinstruct.engines.processes import Process
 from selfinstruct.engines.replicas import Replica, Replicas
 from selfinstruct.errors import UsageError
 
+ELSEWHERE = "openai/"
+"""Models that run behind a server: copies of a client are none of the model, and its key is here."""
 APART = "vllm/"
 """Models that run in a process of their own even alone: no Ctrl-C reaches what they start, nothing of it outlives us,
 and their tokens are counted while we judge."""
@@ -26,6 +28,8 @@ def open_placed(name: str, options: Options) -> Engine | None:
     """All copies of the model as one engine; None where the one copy runs in this process."""
     if (options.replicas is not None and options.replicas < 1) or options.tensor_parallel < 1:
         raise UsageError(f"{name}: there is no less than one replica, on one GPU", hint="give positive numbers")
+    if name.startswith(ELSEWHERE):
+        return None
     return _on_cluster(name, options, options.ray) if options.ray is not None else _here(name, options)
 
 
@@ -49,7 +53,7 @@ def copies(name: str, options: Options) -> int:
         return options.replicas or 1
     gpus, each = len(visible_gpus()), options.tensor_parallel
     number = options.replicas or max(1, gpus // each)
-    if number > 1 and gpus and number * each > gpus:
+    if gpus and number * each > gpus:
         seen = "one GPU is visible" if gpus == 1 else f"{gpus} GPUs are visible"
         raise UsageError(
             f"{_counted(number, each)}, and {seen}",
@@ -59,6 +63,8 @@ def copies(name: str, options: Options) -> int:
 
 
 def _counted(number: int, each: int) -> str:
+    if number == 1:
+        return f"a replica over {each} GPUs"
     return f"{number} replicas with {each} GPU{'s' * (each > 1)} each need {number * each} GPUs"
 
 

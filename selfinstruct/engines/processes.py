@@ -83,8 +83,7 @@ class Process:
             raise
 
     async def gone(self) -> Lost:
-        lost = await asyncio.shield(self._gone)
-        return Lost(str(lost), lost.words)
+        return (await asyncio.shield(self._gone)).anew()
 
     async def close(self) -> None:
         """Let it end; within seconds it is made to."""
@@ -132,7 +131,7 @@ class Process:
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError):
-            while read := await reader.readline():
+            while (read := await reader.readline()).endswith(b"\n"):  # what broke off is no answer
                 verb, number, content = parts(read)
                 if verb == "warning":
                     self._warn(json.loads(content))
@@ -169,7 +168,7 @@ class Process:
             self._gone.set_result(lost)
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(Lost(str(lost), lost.words))
+                answer.set_exception(lost.anew())
 
     async def _ended(self, seconds: float) -> None:
         assert self._process is not None

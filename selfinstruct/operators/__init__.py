@@ -155,8 +155,11 @@ class Setting:
         return self._request(stage, self.judge_style, values, sampling)
 
     def understood(self, request: Request, reply: Reply) -> Reply:
-        """The reply as operators and rules read it: of JSON, the text that the request's prompt makes of it."""
-        return reply if request.json_schema is None else self.prompts[request.purpose].understood(reply)
+        """The reply as operators and rules read it: of JSON, the text that the request's prompt makes of it. One that
+        no prompt stands behind is its operator's own to read."""
+        if request.json_schema is None or not request.purpose:
+            return reply
+        return self.prompts[request.purpose].understood(reply)
 
     def with_system(self, request: Request, system: str) -> Request:
         """The request with a system text in front."""

@@ -29,9 +29,6 @@ class Alpaca:
         self._recipe = setting.recipe.draft
         self.feeds_pool = setting.recipe.draft.pool_examples > 0
         self._strict = setting.recipe.behaviour == "strict"
-        if not self._strict and setting.prompts[setting.prompt_name(self.stage, setting.style)].style == "json":
-            hint = "--style chat asks for that text"
-            raise UsageError("compat reads whole tasks in the original's text alone, not in JSON", hint=hint)
         self._drawable: list[Record] | None = None
 
     def draw(self, pool: Pool, step: int, rng: Random) -> tuple[Record, ...]:
