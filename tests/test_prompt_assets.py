@@ -252,7 +252,7 @@ def test_steering_is_a_line_each_and_leaves_no_trace_where_there_is_none(name: s
     assert [line for line in steered.split("\n") if line not in added] == plain.split("\n")
 
 
-@pytest.mark.parametrize("style", ["completion", "chat", "prefill", "json"])
+@pytest.mark.parametrize("style", ["completion", "chat", "prefill"])
 def test_an_alpaca_task_is_three_numbered_parts_behind_the_line_that_separates(style: str) -> None:
     prompt = LIBRARY[f"alpaca/{style}"]
     items = [
