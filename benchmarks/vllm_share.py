@@ -3,11 +3,15 @@
     python benchmarks/vllm_share.py --model build/smollm2 --num 60
     python benchmarks/vllm_share.py --model DIR --source rows.jsonl --context 8192   # answers to the rows, unjudged
 
+Two shares are told. *Whole*: all tokens over all the time from the first request to the last reply, the loop's first
+steps (few may be asked ahead) and its end (no more is asked than the target is likely to need) included; the longer the
+run, the less they weigh. *Full*: the same while there was work for every place, in either arm from the first moment in
+which all places were taken to the last.
+
 Each pair is a run of the loop, then vLLM alone in a process of its own: the token ids that the loop sent, in that
-order, as many under way, each made to answer with as many tokens. Both arms start the engine anew and warm it up; the
-clock runs from the first request to the last reply. ``--make-random DIR`` writes a Llama of 1.2 billion random
-parameters with the tokenizer of ``--model``, for machines that can reach no weights; its answers are noise, so give it
-``--source``.
+order, as many under way, each made to answer with as many tokens. Both arms start the engine anew and warm it up.
+``--make-random DIR`` writes a Llama of 1.2 billion random parameters with the tokenizer of ``--model``, for machines
+that can reach no weights; its answers are noise, so give it ``--source``.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -37,6 +41,35 @@ WARM = (
 """What makes an engine compile all that it compiles when it is first asked."""
 
 
+class Span(NamedTuple):
+    """A request under way, on the monotonic clock, and the tokens that it gave."""
+
+    began: float
+    ended: float
+    tokens: int
+
+
+def rates(spans: list[Span], places: int) -> tuple[float, float]:
+    """Tokens/s over the whole time, and from the first moment in which all places were taken to the last. A request's
+    tokens are spread evenly over its time."""
+    turns = sorted([(one.began, 1) for one in spans] + [(one.ended, -1) for one in spans])
+    under_way, full = 0, list[float]()
+    for at, more in turns:
+        if under_way == places:
+            full.append(at)
+        under_way += more
+        if under_way == places:
+            full.append(at)
+    whole = sum(one.tokens for one in spans) / (turns[-1][0] - turns[0][0])
+    if not full or full[-1] <= full[0]:
+        return whole, 0.0
+    start, end = full[0], full[-1]
+    inside = sum(
+        one.tokens * max(0.0, min(one.ended, end) - max(one.began, start)) / (one.ended - one.began) for one in spans
+    )
+    return whole, inside / (end - start)
+
+
 class Watched:
     """The engine, warmed up, with a clock and a book of what was asked and how long each answer was."""
 
@@ -44,26 +77,24 @@ class Watched:
         self._engine = open_engine(model, options)
         self.name, self.concurrency, self.styles = model, self._engine.concurrency, self._engine.styles
         self.small = getattr(self._engine, "small", False)
-        self.book: list[tuple[Request, int]] = []
-        self.began = self.ended = 0.0
+        self.book: list[tuple[Request, Span]] = []
         self.ours = self.theirs = 0.0
         self._warm: asyncio.Task[None] | None = None
 
     async def complete(self, request: Request) -> Reply:
         self._warm = self._warm or asyncio.ensure_future(self._warm_up())
         await self._warm
-        at = len(self.book)
-        self.book.append((request, 0))
+        at, began = len(self.book), time.monotonic()
+        self.book.append((request, Span(began, began, 0)))
         reply = await self._engine.complete(request)
-        self.book[at] = (request, reply.usage.completion)
-        self.ended = time.monotonic()
+        self.book[at] = (request, Span(began, time.monotonic(), reply.usage.completion))
         self.ours_now, self.theirs_now = time.process_time(), _of_children()
         return reply
 
     async def _warm_up(self) -> None:
         for request in WARM:
             await self._engine.complete(request)
-        self.began, self.ours, self.theirs = time.monotonic(), time.process_time(), _of_children()
+        self.ours, self.theirs = time.process_time(), _of_children()
 
     def facts(self) -> dict[str, str]:
         return self._engine.facts()
@@ -101,16 +132,16 @@ def the_loop(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             pass
     finally:
         asyncio.run(engine.close())
-    answered = [(request, tokens) for request, tokens in engine.book if tokens]
+    answered = [(request, span) for request, span in engine.book if span.tokens]
     with (folder / "asked.jsonl").open("w", encoding="utf-8") as file:
-        for request, tokens in answered:
-            file.write(json.dumps({"request": request.model_dump(), "tokens": tokens}) + "\n")
-    seconds, tokens = engine.ended - engine.began, sum(tokens for _, tokens in answered)
+        for request, span in answered:
+            file.write(json.dumps({"request": request.model_dump(), "tokens": span.tokens}) + "\n")
+    whole, full = rates([span for _, span in answered], engine.concurrency)
     return {
         "requests": len(answered),
-        "tokens": tokens,
-        "seconds": seconds,
-        "rate": tokens / seconds,
+        "tokens": sum(span.tokens for _, span in answered),
+        "whole": whole,
+        "full": full,
         "concurrency": engine.concurrency,
         "own_cpu": engine.ours_now - engine.ours,
         "engine_cpu": engine.theirs_now - engine.theirs,
@@ -150,18 +181,18 @@ async def alone(options: argparse.Namespace) -> dict[str, Any]:
         work.append((_input(opened._ids(request)), params))
     under_way = asyncio.Semaphore(options.concurrency)
 
-    async def one(number: int) -> int:
+    async def one(number: int) -> Span:
         prompt, params = work[number]
         async with under_way:
+            began = time.monotonic()
             async for output in engine.generate(prompt, params, request_id=str(number)):
                 last = output
-        return len(last.outputs[0].token_ids)
+        return Span(began, time.monotonic(), len(last.outputs[0].token_ids))
 
-    began = time.monotonic()
-    tokens = sum(await asyncio.gather(*map(one, range(len(work)))))
-    seconds = time.monotonic() - began
+    spans = await asyncio.gather(*map(one, range(len(work))))
     await opened.close()
-    return {"requests": len(work), "tokens": tokens, "seconds": seconds, "rate": tokens / seconds}
+    whole, full = rates(spans, options.concurrency)
+    return {"whole": whole, "full": full}
 
 
 def pair(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -233,20 +264,24 @@ def main() -> None:
     if options.alone:
         say(json.dumps(asyncio.run(alone(options))))
         return
-    shares, own = [], []
-    say(f"{'pair':>4} {'requests':>8} {'tokens':>8} {'loop':>9} {'alone':>9} {'share':>7} {'own CPU':>8}")
+    wholes, fulls, own = list[float](), list[float](), list[float]()
+    say("pair  requests  tokens   whole: loop   alone  share    full: loop   alone  share   own CPU")
     for number in range(1, options.pairs + 1):
         loop, bare = pair(options)
-        shares.append(loop["rate"] / bare["rate"])
+        wholes.append(loop["whole"] / bare["whole"])
+        fulls.append(loop["full"] / bare["full"])
         own.append(loop["own_cpu"] / loop["engine_cpu"])
         say(
-            f"{number:>4} {loop['requests']:>8} {loop['tokens']:>8} {loop['rate']:>5.0f} t/s {bare['rate']:>5.0f} t/s "
-            f"{shares[-1]:>7.1%} {own[-1]:>8.2%}",
+            f"{number:>4}{loop['requests']:>10}{loop['tokens']:>8}"
+            f"{loop['whole']:>14.1f}{bare['whole']:>8.1f}{wholes[-1]:>7.1%}"
+            f"{loop['full']:>14.1f}{bare['full']:>8.1f}{fulls[-1]:>7.1%}{own[-1]:>10.2%}"
         )
-    middle, low, high = interval(shares)
-    say(f"share: median {middle:.1%} of {len(shares)} pairs, from {low:.1%} to {high:.1%}")
-    say(f"{loop['concurrency']} requests under way")
-    say(f"the loop's own CPU: median {interval(own)[0]:.2%} of the engine's")
+    for name, shares in (("whole", wholes), ("full", fulls)):
+        middle, low, high = interval(shares)
+        say(f"{name}: median {middle:.1%} of {len(shares)} pairs, from {low:.1%} to {high:.1%}")
+    say(
+        f"{loop['concurrency']} requests under way; the loop's own CPU is {interval(own)[0]:.2%} of the engine's (median)"
+    )
 
 
 if __name__ == "__main__":
