@@ -279,9 +279,7 @@ def main() -> None:
     for name, shares in (("whole", wholes), ("full", fulls)):
         middle, low, high = interval(shares)
         say(f"{name}: median {middle:.1%} of {len(shares)} pairs, from {low:.1%} to {high:.1%}")
-    say(
-        f"{loop['concurrency']} requests under way; the loop's own CPU is {interval(own)[0]:.2%} of the engine's (median)"
-    )
+    say(f"the loop's own CPU: median {interval(own)[0]:.2%} of the engine's; {loop['concurrency']} requests under way")
 
 
 if __name__ == "__main__":
