@@ -32,6 +32,11 @@ from selfinstruct.schedule import cancelled, in_order, seen_by
 
 NO_VERDICT = ": no verdict"
 """What follows a rule's name in the remarks of a record that it could not judge."""
+UNKEPT = 16
+"""Drafts that are not kept or rejected yet, for each request that the engine takes at once."""
+WIDE = 256
+"""Requests at once above which more is asked ahead: a slow draft holds up all after it, and of so many some are slow.
+Below, what is asked for nothing at the end would weigh more."""
 GRACE = 5.0
 """Seconds that requests under way are given at the end."""
 
@@ -241,6 +246,9 @@ class Loop:
         self._waiters: defaultdict[int, list[asyncio.Future[None]]] = defaultdict(list)  # for so many steps settled
         self._vary = dict(vary or {})
         self._width = width
+        wide = width > WIDE
+        self._asked = (4 if wide else 2) * width  # drafting requests under way, at the most
+        self._stock = (8 if wide else 2) * width  # drafts in want of an answer up to which new drafts go first
         self._verdicts = verdicts
         self._target: float = math.inf if endless else recipe.num
         self._at_draft = Rules(recipe.filters.draft, recipe, "draft", setting)
@@ -320,7 +328,7 @@ class Loop:
         elif step - taken >= self._recipe.schedule.lookahead or step - self._settler.rows >= self.counts.steps:
             return False
         unkept = max(self._unkept, len(self._decided))
-        return self._drafting < 2 * self._width and unkept < 16 * self._width and not self._enough()
+        return self._drafting < self._asked and unkept < UNKEPT * self._width and not self._enough()
 
     def _enough(self) -> bool:
         """Whether what is under way is likely to reach the target: then more would be paid for nothing."""
@@ -369,7 +377,7 @@ class Loop:
         if self._settler is not None:
             blank = self._settler.blank(parents, rng())
         request = request.model_copy(update={"seed": seed_for(self._recipe, place)})
-        urgency = 0 if len(self._answering) < 2 * self._width else 2
+        urgency = 0 if len(self._answering) < self._stock else 2
         reply, model = await self._asker.reply(place, request, [parent.task for parent in parents], urgency)
         reads: list[Read] = []
         for one in self._setting.understood(request, reply).each():

@@ -46,11 +46,18 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     ),
     "tensor_parallel": (_flag(int | None, "N", "GPUs over which to split each copy.", panel=ON_GPUS, min=1), None),
     "gpu_memory": (
-        _flag(float | None, "SHARE", "Of each GPU's memory, for one copy: 0.9.", panel=ON_GPUS, min=0.01, max=1.0),
+        _flag(
+            float | None,
+            "SHARE",
+            "Of each GPU's memory, for one copy. vLLM's own: 0.92.",
+            panel=ON_GPUS,
+            min=0.01,
+            max=1.0,
+        ),
         None,
     ),
     "replicas": (
-        _flag(int | None, "N", "Copies of the model. Default: as many as GPUs allow.", panel=ON_GPUS, min=1),
+        _flag(int | None, "N", "Copies of the model. Default for vllm/: what the GPUs hold.", panel=ON_GPUS, min=1),
         None,
     ),
     "ray": (_flag(str | None, "ADDRESS", "Run the copies on this Ray cluster: auto, HOST:PORT.", panel=ON_GPUS), None),

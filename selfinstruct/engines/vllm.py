@@ -446,7 +446,7 @@ _HINTS = (
     (
         r"out of memory|OutOfMemory|No available memory for the cache|free memory on device|desired (GPU|CPU) memory"
         r"|larger than the available KV cache|Available memory on node",
-        "a smaller --context, another --gpu-memory SHARE (0.9 is the default; less where others use the GPU), "
+        "a smaller --context, another --gpu-memory SHARE (0.92 by default; less where others use it), "
         "more GPUs (--tensor-parallel N), a quantised checkpoint, or a smaller model",
     ),
     (
