@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from email.utils import formatdate
+from random import Random
 from typing import Any
 
 import pytest
@@ -606,13 +607,13 @@ def prompts(count: int, **more: Any) -> list[Request]:
 
 
 @settings(deadline=None, max_examples=30)
-@given(count=st.integers(1, 20), samples=st.integers(1, 4), data=st.data())
+@given(count=st.integers(1, 20), samples=st.integers(1, 4), order=st.integers(0, 999))
 def test_every_prompt_of_a_list_gets_its_own_answers_and_the_sums_of_usage_stay(
-    count: int, samples: int, data: st.DataObject
+    count: int, samples: int, order: int
 ) -> None:
     def shuffled(seen: Seen) -> Answer:
         said = json.loads(served(seen).body)
-        return answer(said | {"choices": data.draw(st.permutations(said["choices"]))})
+        return answer(said | {"choices": Random(order).sample(said["choices"], len(said["choices"]))})
 
     server, requests = FaultServer(always=shuffled), prompts(count, samples=samples)
     replies = together(server, *requests)

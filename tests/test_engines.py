@@ -121,7 +121,9 @@ def test_every_engine_keeps_the_contract(opened: Opened, prefix: str, monkeypatc
                 # small models go on with blanks where the grammar lets them
                 said = (await engine.complete(REQUESTS["json"])).text
                 assert re.match(r'\s*\{\s*"hue"\s*:\s*"(red|blue)"\s*', said)
-                several = await engine.complete(REQUESTS["completion"].model_copy(update={"samples": 3}))
+                warm = SAMPLING.model_copy(update={"temperature": 0.8})
+                three = REQUESTS["completion"].model_copy(update={"samples": 3, "sampling": warm})
+                several = await engine.complete(three)
                 assert len(several.each()) == 3 or server is not None  # that one has never heard of n
                 assert all(one.text.strip() and one.error is None for one in several.each())
                 replies = await asyncio.gather(*(engine.complete(REQUESTS[engine.styles[0]]) for _ in range(6)))

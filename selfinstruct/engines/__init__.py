@@ -61,6 +61,11 @@ class Request(Frozen):
     purpose: str = ""
     """The prompt file that it was made from, e.g. ``bootstrap/prefill``. Never sent."""
 
+    @property
+    def answers(self) -> int:
+        """Answers worth asking for: at temperature 0 all would be the same, and vLLM refuses to write several."""
+        return 1 if self.sampling.temperature == 0 else self.samples
+
     def text(self) -> str:
         """Everything the model reads, as one text: for dry runs, rules of the scripted engine, and people."""
         if self.prompt is not None:

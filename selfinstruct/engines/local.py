@@ -129,7 +129,7 @@ class LocalEngine:
         """What llama.cpp sends for each sample: one after the other in one slot, whose cache holds the prompt from the
         second on. Its own ``n`` takes a slot for each and counts the tokens of the first alone."""
         answers: list[list[dict[str, Any]]] = []
-        for at in range(request.samples):
+        for at in range(request.answers):
             seed = None if request.seed is None else request.seed + at
             answers.append(self._ask(request.model_copy(update={"seed": seed}), unwanted))
             if unwanted.is_set() or not answers[-1] or "error" in answers[-1][-1]:

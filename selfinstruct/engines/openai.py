@@ -105,7 +105,7 @@ class OpenAIEngine:
     async def complete(self, request: Request) -> Reply:
         """The reply to one request; raises EngineError where the work cannot go on."""
         reply = await self._ask(request)
-        if request.samples > 1 and self._wire[_route(request)].get("n") == "":
+        if request.answers > 1 and self._wire[_route(request)].get("n") == "":
             reply = await self._ask_on(reply, request)
         for what, value in (("model", reply.model), ("fingerprint", reply.fingerprint)):
             values = self._seen[what]
@@ -148,7 +148,7 @@ class OpenAIEngine:
 
     async def _ask_on(self, reply: Reply, request: Request) -> Reply:
         """For a server that gives one answer at a time: the answers that are missing, each for itself."""
-        for at in range(1 + len(reply.more), request.samples):
+        for at in range(1 + len(reply.more), request.answers):
             if reply.error and reply.error.kind != "thinking":
                 break  # the others would fare no better
             seed = None if request.seed is None else request.seed + at
@@ -286,7 +286,7 @@ class OpenAIEngine:
             "presence_penalty": sampling.presence_penalty,
             "repetition_penalty": sampling.repetition_penalty,
             "stop": stops[:MOST_STOPS] or None,
-            "n": request.samples if request.samples > 1 else None,
+            "n": request.answers if request.answers > 1 else None,
             "seed": request.seed & 0x7FFFFFFF if self._deterministic and request.seed is not None else None,
             "response_format": _response_format(request.json_schema) if chat and request.json_schema else None,
             **logprobs,

@@ -346,7 +346,7 @@ class VLLMEngine:
             "max_tokens": min(sampling.max_tokens, room),
             "stop": [stop for stop in sampling.stop if stop] or None,
             "logprobs": sampling.logprobs,
-            "n": request.samples,
+            "n": request.answers,
             "seed": request.seed if self._options.deterministic else None,
             "structured_outputs": StructuredOutputsParams(**shape) if shape else None,
             # The marks around a thought are special tokens of some models, and their parser needs to see them.
