@@ -54,8 +54,7 @@ SAVE = 2.0
 LONG = 3.0
 """Seconds of loading after which it is said what takes so long."""
 LEAD, FARTHEST = 4, 16_384
-"""Steps ahead, for each request under way, that keep an engine 98 % busy (benchmarks/busy.py); and what is enough for
-eight GPUs."""
+"""Steps ahead that each request under way wants, and at the most (docs/gpus.md: how busy that keeps an engine)."""
 TOLD_OF = 5
 """Seeds or rows that overlap a benchmark and are named in a warning each."""
 

@@ -39,6 +39,10 @@ class Sampling(Frozen):
     logprobs: int | None = None
     """Alternatives wanted for the first token of the answer."""
 
+    def choosing(self) -> dict[str, Any]:
+        """What is set of that by which a token is chosen, under the names that vLLM gives it and most servers know."""
+        return self.model_dump(exclude={"max_tokens", "stop", "logprobs"}, exclude_none=True)
+
 
 class Request(Frozen):
     """One call of a model: either ``prompt`` (text to continue) or ``messages``.

@@ -222,16 +222,11 @@ class _Turns:
 def _body(request: Request) -> dict[str, Any]:
     """The request as llama.cpp's server takes it."""
     sampling = request.sampling
-    given = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "frequency_penalty": sampling.frequency_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "repeat_penalty": sampling.repetition_penalty,
-        "seed": None if request.seed is None else request.seed % 0xFFFFFFFF,  # the largest one means "at random"
-    }
-    body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    body = sampling.choosing()
+    if "repetition_penalty" in body:
+        body["repeat_penalty"] = body.pop("repetition_penalty")
+    if request.seed is not None:
+        body["seed"] = request.seed % 0xFFFFFFFF  # the largest one means "at random"
     body |= {"max_tokens": sampling.max_tokens, "stop": list(sampling.stop)}
     if request.prompt is not None:
         body["prompt"] = request.prompt + request.prefill

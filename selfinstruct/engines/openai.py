@@ -279,12 +279,7 @@ class OpenAIEngine:
         stops = [stop for stop in sampling.stop if stop]
         planned: dict[str, Any] = {
             "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "frequency_penalty": sampling.frequency_penalty,
-            "presence_penalty": sampling.presence_penalty,
-            "repetition_penalty": sampling.repetition_penalty,
+            **sampling.choosing(),
             "stop": stops[:MOST_STOPS] or None,
             "n": request.answers if request.answers > 1 else None,
             "seed": request.seed & 0x7FFFFFFF if self._deterministic and request.seed is not None else None,

@@ -77,11 +77,11 @@ class VLLMEngine:
         self._numbers = itertools.count()
         self._adapting, self._has_adapter = asyncio.Lock(), False
         config = config_of(named)
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as the engine's processes write to it
         if config.get("model_type") == "gpt_oss":
             told = "gpt-oss speaks Harmony, which vLLM's server reads and its engine alone does not"
             hint = f"vllm serve {named.model}, then --model openai/NAME --base-url …"
             raise EngineError(f"{name}: {told}", hint=hint)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as the engine's processes write to it
         self.small = 0 < parameters_of(config) < SMALL
         _quieten()
         try:
@@ -330,19 +330,11 @@ class VLLMEngine:
             raise EngineError(f"[request.extra] sets {key!r}, which vLLM in this process does not take", hint=hint)
         if sampling.max_tokens > room:
             changed.append("max_tokens cut to what the context leaves")
-        given = {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "frequency_penalty": sampling.frequency_penalty,
-            "presence_penalty": sampling.presence_penalty,
-            "repetition_penalty": sampling.repetition_penalty,
-        }
         shape = request.extra.get("structured_outputs") or (request.json_schema and {"json": request.json_schema})
         values = {
             **_DEFAULTS,
             **{key: self._defaults[key] for key in _DEFAULTS if key in self._defaults},
-            **{key: value for key, value in given.items() if value is not None},
+            **sampling.choosing(),
             "max_tokens": min(sampling.max_tokens, room),
             "stop": [stop for stop in sampling.stop if stop] or None,
             "logprobs": sampling.logprobs,
@@ -508,7 +500,7 @@ _NO_CAUSE = re.compile(r"root cause above|EngineDeadError|EngineCore encountered
 
 
 def _cause(words: str) -> str:
-    """The exception that began it, of all that vLLM's processes wrote about it: the first of the last traceback."""
+    """Of the exceptions that vLLM's processes wrote down, the last that does not just point to another one."""
     found = [match[1] for match in _RAISED.finditer(words) if not _NO_CAUSE.search(match[1])]
     return found[-1] if found else ""
 
