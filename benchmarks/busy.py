@@ -4,8 +4,8 @@
 
 What is measured begins when the lookahead is full (its rule: half the steps so far, at most the cap): the mean number
 of requests under way, as a share of what the engine takes. Until then replies come at once, for the way there is long
-with latencies: half as many steps again take as long as the slowest of their requests. Latencies are log-normal. The
-drafts hold one task each, which leaves the fewest answers to fill the gaps with.
+with latencies: half as many steps again take as long as the slowest of their requests. Latencies are log-normal.
+``--items 1`` is the hardest case: drafts that hold one task each leave the fewest answers to fill the gaps with.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--lookahead", type=int, default=16_384)
     parser.add_argument("--median", type=float, default=8.0, help="seconds of the log-normal latency")
     parser.add_argument("--sigma", type=float, default=0.7)
+    parser.add_argument("--items", type=int, help="tasks that a draft is asked for; the recipe's own if left out")
     parser.add_argument("--settle", type=float, default=60.0, help="seconds from the first latency to the measurement")
     parser.add_argument("--seconds", type=float, default=120.0)
     options = parser.parse_args()
@@ -80,7 +81,7 @@ def main() -> None:
         recipe = load_recipe(
             "self-instruct",
             f"schedule.lookahead={options.lookahead}",
-            "draft.items=1",
+            *([f"draft.items={options.items}"] if options.items else []),
             num=1_000_000,
             model="scripted",
         )
@@ -97,13 +98,15 @@ def main() -> None:
                 cpu = time.process_time()
                 engine.reset()
             if cpu and now - full > options.seconds:
+                # Before the run is left, which stops what is under way.
+                share, seconds, cpu = engine.busy() / options.concurrency, now - full, time.process_time() - cpu
+                answered = engine.answered
                 break
-        share = engine.busy() / options.concurrency
-        seconds = time.monotonic() - full
         say(
-            f"{share:.1%} busy with {options.concurrency} in flight, lookahead {options.lookahead}, latencies of "
-            f"{options.median:g} s (log-normal, sigma {options.sigma:g}); {engine.answered / seconds:.0f} replies/s, "
-            f"{(time.process_time() - cpu) / seconds:.0%} of a core"
+            f"{share:.1%} busy with {options.concurrency} in flight, lookahead {options.lookahead}, drafts of "
+            f"{recipe.draft.items} tasks, latencies of "
+            f"{options.median:g} s (log-normal, sigma {options.sigma:g}); {answered / seconds:.0f} replies/s, "
+            f"{cpu / seconds:.0%} of a core"
         )
 
 

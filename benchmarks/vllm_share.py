@@ -150,9 +150,10 @@ def the_loop(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 async def alone(options: argparse.Namespace) -> dict[str, Any]:
     """vLLM's engine and nothing else, in this process."""
+    from vllm.inputs import tokens_input
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-    from selfinstruct.engines.vllm import _input, open_vllm
+    from selfinstruct.engines.vllm import open_vllm
 
     # Opened by us, so that both arms have the same arguments; asked directly.
     opened = open_vllm(options.model, Options(context=options.context))
@@ -178,7 +179,7 @@ async def alone(options: argparse.Namespace) -> dict[str, Any]:
             ignore_eos=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        work.append((_input(opened._ids(request)), params))
+        work.append((tokens_input(opened._ids(request)), params))
     under_way = asyncio.Semaphore(options.concurrency)
 
     async def one(number: int) -> Span:

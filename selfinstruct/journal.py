@@ -90,6 +90,7 @@ class Journal:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        self._read_only = read_only
         self._waiting: asyncio.Future[None] | None = None
         self._failed: SelfInstructError | None = None
         if read_only and not path.is_file():
@@ -143,10 +144,18 @@ class Journal:
             self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
 
     def close(self) -> None:
+        """Keep what arrived, and close the file. One in which nothing came to stand is removed."""
+        blank = False
         try:
             self._commit()  # after a failure too: what arrived before it is paid for
+            with suppress(sqlite3.Error):
+                rows = "SELECT 1 FROM inputs UNION ALL SELECT 1 FROM replies LIMIT 1"
+                blank = not self._read_only and self._db.execute(rows).fetchone() is None
         finally:
             self._db.close()
+        if blank:
+            with suppress(OSError):
+                self.path.unlink()
 
     # Inputs: seeds, prompts and whatever else the plan was made from, so that a folder can be replayed anywhere.
 

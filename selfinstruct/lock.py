@@ -6,7 +6,8 @@ import json
 import os
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -66,7 +67,10 @@ class Lock:
             raise self._in_use(owner(self._path.parent)) from None
         except OSError:
             return False
-        return True
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+                return True
+        raise self._in_use(None)  # its last owner took the file away while we came
 
     def _in_use(self, before: dict[str, Any] | None) -> UsageError:
         who = f"process {before['pid']} on {before['host']}" if before else "another process"
@@ -83,16 +87,39 @@ class Lock:
         with suppress(OSError):
             os.utime(self._path)
 
-    def release(self) -> None:
+    def release(self, *, remove: bool = False) -> None:
+        """Leave in order. ``remove``: and take the file away."""
         with suppress(SelfInstructError):
             self.beat()
             with writing(self._path):
                 self._file.truncate(0)
+                if remove and os.name == "posix":  # elsewhere a file that is open stays
+                    self._path.unlink(missing_ok=True)
         self._close()
 
     def _close(self) -> None:
         with suppress(OSError):  # on a full disk, what was to be written is still to be written
             self._file.close()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Lock]:
+    """The lock of a folder, which is made if it is not there. Where nothing else came to stand in it, neither stays: a
+    start that failed leaves nothing behind."""
+    new = not folder.exists()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder)
+    try:
+        yield lock
+    finally:
+        empty = False
+        with suppress(OSError):
+            empty = {path.name for path in folder.iterdir()} <= {"lock"}
+        lock.release(remove=empty)
+        if new and empty:
+            with suppress(OSError):  # somebody was quick to put something there
+                folder.rmdir()
 
 
 def owner(folder: Path) -> dict[str, Any] | None:

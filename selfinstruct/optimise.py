@@ -48,7 +48,7 @@ from selfinstruct.files import write_whole, writing
 from selfinstruct.filters import check_filters
 from selfinstruct.inputs import digest_of
 from selfinstruct.journal import Journal, Totals
-from selfinstruct.lock import Lock
+from selfinstruct.lock import Lock, claimed
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import differences
 from selfinstruct.schedule import apart, cancelled
@@ -162,10 +162,7 @@ class Optimisation:
 
     async def _main(self) -> None:
         rows = self.check()
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        lock = Lock(self.folder)
-        try:
+        with claimed(self.folder) as lock:
             if lock.taken_over:
                 note = f"taking over from {lock.taken_over}, which did not leave in order"
                 self._out.put(Progress("starting", 0, self.search.steps, note=note))
@@ -174,8 +171,6 @@ class Optimisation:
                 self._clear()
                 self._fresh = False
             await self._resume(lock, rows)
-        finally:
-            lock.release()
 
     def _refuse_strangers(self) -> None:
         """What stands in the way and is no search's stays untouched, --fresh or not."""

@@ -36,6 +36,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ import yaml
 from jinja2 import BaseLoader, StrictUndefined, TemplateError, TemplateNotFound, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import from_json
 
 from selfinstruct.engines import Failure, Message, Reply, Request, Role, Sample, Sampling, Style
 from selfinstruct.errors import InputError, UsageError
@@ -160,26 +162,38 @@ class Prompt:
         """What changes about an answer."""
         if answer.error:
             return {}
-        from jsonschema.exceptions import best_match
-
         text = answer.text.strip()
         fence = _FENCE.match(text)
         text = text[fence.end() :].removesuffix("```") if fence else text
-        said = ""
-        try:
-            value = json.loads(text, parse_constant=_no_constant, parse_float=_number)
-            problem = best_match(self._validator.iter_errors(value))
-            what = f"{problem.json_path}: {problem.message}" if problem else ""
-            said = "" if problem else self._render(self.head.reads, value)
-        except (ValueError, ArithmeticError, RecursionError) as error:
-            what = f"not JSON: {error}"
-        except InputError as error:  # the schema lets something be missing that `reads` wants
-            what = f"cannot be read: {error.__cause__}"
+        said, what = self._said(text)
         if not what:  # whole, even if blanks behind it went on up to max_tokens
             return {"text": Sample(text=said).text, "finish": "stop"}
         if answer.finish != "stop":
+            cut, broken = self._said(_closed(text))
+            if not broken:  # what reads it treats its end as it does that of any text that broke off
+                return {"text": Sample(text=cut).text}
             what = f"the reply was cut off ({answer.finish})"
         return {"error": Failure(kind="malformed", message=what if len(what) <= 300 else f"{what[:299]}…")}
+
+    def _said(self, text: str) -> tuple[str, str]:
+        """What ``reads`` makes of JSON, and what is wrong with it."""
+        from jsonschema.exceptions import best_match
+
+        try:
+            value = json.loads(text, parse_constant=_no_constant, parse_float=_number)
+            problem = best_match(self._validator.iter_errors(value))
+            return (
+                ("", f"{problem.json_path}: {problem.message}")
+                if problem
+                else (
+                    self._render(self.head.reads, value),
+                    "",
+                )
+            )
+        except (ValueError, ArithmeticError, RecursionError) as error:
+            return "", f"not JSON: {error}"
+        except InputError as error:  # the schema lets something be missing that `reads` wants
+            return "", f"cannot be read: {error.__cause__}"
 
     def example(self) -> Request:
         """What a model would read with the example values of the front matter."""
@@ -428,6 +442,22 @@ def _style_of(head: FrontMatter, body: str) -> Style:
 
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n", re.IGNORECASE)
 """What servers that ignore a schema let models put around JSON."""
+
+
+def _closed(text: str) -> str:
+    """JSON that broke off, with what was open closed: its last string is as much of it as there is. Empty for what did
+    not just break off, or did so in a number, which reads as another one."""
+    in_string = re.sub(r"\\.", "", text, flags=re.DOTALL).count('"') % 2
+    if not in_string and text[-1:].isdigit():
+        return ""
+    with suppress(RecursionError):
+        try:
+            json.JSONDecoder().raw_decode(text)  # a whole value, and something behind it
+        except ValueError:
+            with suppress(ValueError):
+                value = from_json(text, allow_partial="trailing-strings", allow_inf_nan=False)
+                return json.dumps(value, ensure_ascii=False)
+    return ""
 
 
 def _no_constant(name: str) -> None:

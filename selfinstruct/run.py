@@ -27,7 +27,7 @@ from selfinstruct.filters.novelty import tokens
 from selfinstruct.formats import read_dataset
 from selfinstruct.inputs import BENCHMARK, Inputs, Sources
 from selfinstruct.journal import Journal
-from selfinstruct.lock import Lock, at_work, owner
+from selfinstruct.lock import Lock, at_work, claimed, owner
 from selfinstruct.loop import Loop
 from selfinstruct.operators import (
     Answerer,
@@ -160,10 +160,7 @@ class Run:
 
     async def _main(self) -> None:
         inputs = self.check()  # before anything is written: a refused start leaves nothing behind
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        lock = Lock(self.folder)
-        try:
+        with claimed(self.folder) as lock:
             if lock.taken_over:
                 note = f"taking over from {lock.taken_over}, which did not leave in order"
                 self._out.put(Progress("starting", 0, self.recipe.num, note=note))
@@ -173,8 +170,6 @@ class Run:
                 self._clear()
                 self._fresh = False
             await self._resume(lock, inputs)
-        finally:
-            lock.release()
 
     def check(self) -> Inputs:
         """Look at all that can be looked at before an engine is opened and anything is written.
@@ -386,11 +381,22 @@ class Run:
         return recipe.model_copy(update={"inputs": dict(sorted(digests.items())), "columns": columns})
 
     def _prompt_names(self, recipe: Recipe) -> list[str]:
+        return [name for name, _ in self._asking(recipe)]
+
+    def _asking(self, recipe: Recipe) -> list[tuple[str, Style]]:
+        """The prompts that are asked with, each with the style in which it was wanted."""
         drafter, answerer = self._operators(recipe, "")
         setting = self._setting(recipe, "")
-        names = [setting.prompt_name(stage, setting.style) for stage in drafter.stages]
-        names += [setting.prompt_name(stage, setting.answer_style) for stage in answerer.stages]
-        return names + [setting.prompt_name(stage, setting.judge_style) for stage in asking_stages(recipe)]
+        wanted = [(stage, setting.style) for stage in drafter.stages]
+        wanted += [(stage, setting.answer_style) for stage in answerer.stages]
+        wanted += [(stage, setting.judge_style) for stage in asking_stages(recipe)]
+        return [(setting.prompt_name(stage, style), style) for stage, style in wanted]
+
+    def _warn_of_chat(self, recipe: Recipe) -> None:
+        asking = self._asking(recipe)
+        chats = [name for name, style in asking if style == "json" and self._prompts[name].style != style]
+        if chats:
+            log.warning("style json: asked in chat all the same, for want of a JSON prompt: %s", ", ".join(chats))
 
     def _setting(self, recipe: Recipe, system: str) -> Setting:
         assert recipe.style != "auto"
@@ -421,6 +427,7 @@ class Run:
             )
         drafter, answerer = self._operators(recipe, inputs.system)
         self._refuse_unread_steering(recipe, drafter)
+        self._warn_of_chat(recipe)
         if not journal.totals().replies:
             _warn_of_idle(recipe, max(recipe.num, inputs.rows), max(one.concurrency for one in engines))
         judging = dict.fromkeys(asking_stages(recipe), engines.judge)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 from selfinstruct.engines import Engine, Options, Reply, Request, open_engine
 from selfinstruct.journal import request_key
 from selfinstruct.recipe import Recipe, load
+from selfinstruct.replaying import replay, verify
 from selfinstruct.run import Run
-from selfinstruct.shards import projections
+from selfinstruct.shards import projections, read_kept
 from selfinstruct.state import Progress
 
 ROOT = Path(__file__).parent.parent
@@ -96,6 +97,14 @@ def told(folder: Path) -> dict[str, Any]:
     return known
 
 
+def sound(folder: Path, again: Path) -> int:
+    """All books right, and a replay with no change gives the same bytes. The number of records."""
+    assert [finding for finding in verify(folder) if not finding.right] == []
+    replay(folder, (), again)
+    assert found(again) == found(folder)
+    return sum(1 for _ in read_kept(folder))
+
+
 def stored_keys(folder: Path) -> list[str]:
     """The keys of all replies in the journal, read without our code."""
     if not (folder / "journal.sqlite").exists():
@@ -104,6 +113,13 @@ def stored_keys(folder: Path) -> list[str]:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
         rows = db.execute("SELECT key FROM replies WHERE reply IS NOT NULL") if "replies" in tables else ()
         return [key for (key,) in rows]
+
+
+def replies(folder: Path) -> int:
+    """How many are stored, whoever may be writing."""
+    with suppress(sqlite3.Error):
+        return len(stored_keys(folder))
+    return 0
 
 
 class Watched:

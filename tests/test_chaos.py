@@ -12,13 +12,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from runfolders import ROOT, SCRIPTS, SEEDS, dataset, finish, found, is_prefix, plan, stored_keys, told, watched
+from runfolders import (
+    ROOT,
+    SCRIPTS,
+    SEEDS,
+    dataset,
+    finish,
+    found,
+    is_prefix,
+    plan,
+    replies,
+    stored_keys,
+    told,
+    watched,
+)
 
 from selfinstruct.journal import Journal
 from selfinstruct.recipe import Recipe
@@ -62,13 +75,6 @@ def expected(folder: Path, recipe: Recipe) -> dict[str, bytes]:
     """What nobody interrupted."""
     finish(folder, recipe, watched(recipe, concurrency=64))
     return found(folder)
-
-
-def replies(folder: Path) -> int:
-    """How many are stored, whoever may be writing."""
-    with suppress(Exception):
-        return len(stored_keys(folder))
-    return 0
 
 
 def until(true: Any, child: subprocess.Popen[str]) -> None:

@@ -414,6 +414,29 @@ class TestJson:
         said = Reply(text='{"why": "\\ud800", "score": 3}' + "\n" * 500, finish="length")
         assert self.mine.understood(said) == Reply(text="Score: 3")
 
+    @given(st.lists(WORDS, max_size=4), st.booleans(), st.data())
+    def test_of_a_list_that_broke_off_what_is_whole_is_read_and_its_end_counts_as_cut(
+        self, tasks: list[str], escaped: bool, data: st.DataObject
+    ) -> None:
+        more = "schema: {type: object, properties: {tasks: {type: array, items: {type: string}}}, required: [tasks]}\n"
+        mine = prompt(ASKING, more=more + 'reads: "{{ tasks | tojson }}"\n')
+        whole = json.dumps({"tasks": tasks}, ensure_ascii=escaped)
+        at = data.draw(st.integers(len('{"tasks": ['), len(whole) - 1))
+        understood = mine.understood(Reply(text=whole[:at], finish="length"))
+        assert (understood.error, understood.finish) == (None, "length")
+        read = json.loads(understood.text)
+        sure = max(0, len(read) - 1)  # all but the last
+        assert len(read) <= len(tasks) and read[:sure] == tasks[:sure]
+        assert not read or tasks[sure].startswith(read[-1])
+        assert whole[:at].startswith(json.dumps({"tasks": tasks[:sure]}, ensure_ascii=escaped)[:-2])
+
+    @pytest.mark.parametrize(
+        "text", ['{"why": "", "score": 1', '{"score": 12', '{"why": "x", "score": 1} and', '{"why']
+    )
+    def test_what_broke_off_in_a_number_or_too_soon_or_not_at_all_is_malformed(self, text: str) -> None:
+        error = self.mine.understood(Reply(text=text, finish="length")).error
+        assert error is not None and error.message == "the reply was cut off (length)"
+
     @pytest.mark.parametrize(
         ("schema", "reads", "text"),
         [

@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from selfinstruct import replay, verify
-from selfinstruct.shards import projections, read_kept
+from runfolders import replies, sound
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,25 +37,6 @@ def finished(process: subprocess.Popen[bytes]) -> None:
     assert process.returncode == 0, errors.decode()
 
 
-def replies(folder: Path) -> int:
-    if not (folder / "journal.sqlite").is_file():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{folder / 'journal.sqlite'}?mode=ro", uri=True) as database:
-            return int(database.execute("SELECT count(reply) FROM replies").fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0
-
-
-def sound(folder: Path, again: Path) -> None:
-    """All books right, and a replay with no change gives the same bytes."""
-    assert [finding for finding in verify(folder) if not finding.right] == []
-    replay(folder, (), again)
-    for path in projections(folder):
-        assert (again / path.relative_to(folder)).read_bytes() == path.read_bytes()
-    assert sum(1 for _ in read_kept(folder)) == 4
-
-
 def test_a_run_killed_and_resumed_asks_for_nothing_that_it_had(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = generate(folder, "--model", "local")
@@ -69,7 +48,7 @@ def test_a_run_killed_and_resumed_asks_for_nothing_that_it_had(tmp_path: Path) -
     finished(generate(folder, "--model", "local"))
     with sqlite3.connect(folder / "journal.sqlite") as database:
         assert database.execute("SELECT count(*) FROM replies WHERE sent > arrived").fetchone() == (0,)
-    sound(folder, tmp_path / "again")
+    assert sound(folder, tmp_path / "again") == 4
 
 
 @pytest.fixture(scope="module")
@@ -87,4 +66,4 @@ def test_the_same_command_works_on_an_openai_compatible_server(server: str, tmp_
     folder = tmp_path / "run"
     asked = ["--model", "openai/smollm2", "--base-url", server, "--style", "prefill", "--set", "small=yes"]
     finished(generate(folder, *asked, "--concurrency", "4"))
-    sound(folder, tmp_path / "again")
+    assert sound(folder, tmp_path / "again") == 4

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from runfolders import (
     EVOLVING,
     KINDS,
+    SCRIPTS,
     SEEDS,
     WRITING,
     Watched,
@@ -216,14 +217,18 @@ def test_json_that_cannot_be_read_is_rejected_where_it_was_asked_for_and_kept_as
     script = tmp_path / "bad.toml"
     script.write_text(
         '[[rule]]\npurpose = "bootstrap/*"\ncalls = [1, 2]\nreply = "Sure!"\n'
-        '[[rule]]\npurpose = "bootstrap/*"\ncalls = [3]\nreply = \'{"tasks": ["Cut\'\nfinish = "length"\n'
+        '[[rule]]\npurpose = "bootstrap/*"\ncalls = [3]\nfinish = "length"\n'
+        'reply = \'{"tasks": ["Name ten old harbours.", "Cut\'\n'
     )
     recipe = plan("self-instruct", "style=json", num=20).model_copy(update={"model": f"scripted/{script}"})
     finish(tmp_path / "run", recipe, watched(recipe, concurrency=1))
     bad = [line for line in lines(tmp_path / "run" / "rejected.jsonl") if line["by"] in ("malformed", "truncated")]
     assert [(line["by"], line["text"]) for line in bad] == [
-        ("malformed", "Sure!"), ("malformed", "Sure!"), ("truncated", '{"tasks": ["Cut'),
+        ("malformed", "Sure!"), ("malformed", "Sure!"), ("truncated", "Cut"),
     ]  # fmt: skip
+    assert "Name ten old harbours." in {
+        row["instruction"] for row in lines(tmp_path / "run" / "data" / "train-00000.jsonl")
+    }
     assert told(tmp_path / "run")["figures"]["errors"] == 0  # they came, and are paid for
     assert all(finding.right for finding in verify(tmp_path / "run"))
 
@@ -907,7 +912,29 @@ def test_a_start_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
         finish(tmp_path / "run", plan("self-instruct", 'filters.draft=["nobody"]'))
     with pytest.raises(UsageError, match="model 'nobody/x'"):
         finish(tmp_path / "run", plan().model_copy(update={"model": "nobody/x"}))
+    nowhere = plan().model_copy(update={"model": f"vllm/{tmp_path}/none"})
+    with pytest.raises(UsageError, match="no such folder"):  # what is seen when the model is opened
+        finish(tmp_path / "run", nowhere)
     assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UsageError, match="no such folder"):
+        finish(tmp_path / "run", nowhere)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_model_that_cannot_be_opened_leaves_a_run_as_it_was(tmp_path: Path) -> None:
+    folder, script = tmp_path / "run", tmp_path / "slow.toml"
+    script.write_bytes((SCRIPTS / "slow.toml").read_bytes())
+    recipe = plan(num=20).model_copy(update={"model": f"scripted/{script}"})
+    for progress in run_of(folder, recipe):
+        if progress.kept > 3:
+            break
+    before = found(folder), stored_keys(folder)
+    script.unlink()
+    with pytest.raises(UsageError):
+        finish(folder, recipe)
+    assert (found(folder), stored_keys(folder)) == before
+    assert before[1]
 
 
 @pytest.mark.parametrize(

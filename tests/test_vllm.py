@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runfolders import replies, sound
 from vllmserver import CONTEXT, MODEL, needs_vllm, vllm_server
 
-from selfinstruct import replay, verify
 from selfinstruct.engines import Engine, Message, Options, Request, Sampling, open_engine
 from selfinstruct.errors import EngineError, UsageError
-from selfinstruct.shards import projections, read_kept
 
 pytestmark = [pytest.mark.slow, needs_vllm]
 
@@ -292,29 +291,10 @@ def ran(*words: object) -> str:
     return done.stdout
 
 
-def sound(folder: Path, again: Path) -> int:
-    """All books right, and a replay with no change gives the same bytes. The number of records."""
-    assert [finding for finding in verify(folder) if not finding.right] == []
-    replay(folder, (), again)
-    for path in projections(folder):
-        assert (again / path.relative_to(folder)).read_bytes() == path.read_bytes()
-    return sum(1 for _ in read_kept(folder))
-
-
-def arrived(folder: Path) -> int:
-    if not (folder / "journal.sqlite").is_file():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{folder / 'journal.sqlite'}?mode=ro", uri=True) as database:
-            return int(database.execute("SELECT count(reply) FROM replies").fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0
-
-
-def until(folder: Path, replies: int, process: subprocess.Popen[bytes]) -> None:
+def until(folder: Path, number: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until so many replies of a run have arrived."""
     deadline = time.monotonic() + 300
-    while arrived(folder) < replies:
+    while replies(folder) < number:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -365,7 +345,7 @@ def test_ctrl_c_stops_it_clean_and_the_same_command_goes_on(tmp_path: Path) -> N
     assert process.returncode == 130, errors.decode()
     assert b"Traceback" not in errors
     assert left(started, 1) == []
-    before = arrived(folder)
+    before = replies(folder)
     ran("generate", "--num", 12, "--out", folder, *SHORT, *HERE)
     assert sound(folder, tmp_path / "again") == 12
     with sqlite3.connect(folder / "journal.sqlite") as database:

@@ -90,8 +90,9 @@ class Where(NamedTuple):
         if not parts:
             return model
         if not model.startswith("vllm/"):
-            flag = _spelled(next(key for key in OF_THE_NAME if key in self.given))
-            raise UsageError(f"{flag} is for a model that vLLM runs here", hint="--model vllm/PATH_OR_ID")
+            key = next(key for key in OF_THE_NAME if key in self.given)
+            hint = f"--model vllm/PATH_OR_ID; for another model of the run it stands in its name: 'vllm/…?{key}=…'"
+            raise UsageError(f"{_spelled(key)} is for a writer that vLLM runs here", hint=hint)
         return f"{model}{'&' if '?' in model else '?'}{'&'.join(parts)}"
 
     def named(self, recipe: Recipe, *others: str) -> Recipe:
@@ -101,14 +102,19 @@ class Where(NamedTuple):
         return recipe
 
     def check(self, *models: str) -> None:
-        """Raises UsageError for a flag that none of the models reads."""
+        """Raises UsageError for a flag that none of the models reads, or a name for vLLM that is none."""
+        from selfinstruct.engines.checkpoints import Name
+
+        for model in models:
+            if model.startswith("vllm/"):
+                Name.read(model.removeprefix("vllm/"))
         prefixes = {model.partition("/")[0] for model in models if model}
         for key, readers in READ_BY.items():
             if key in self.given and prefixes <= set(OURS) and not prefixes & set(readers):
-                raise UsageError(
-                    f"{_spelled(key)} means nothing to {', '.join(sorted(prefixes))}",
-                    hint=f"it is for {' and '.join(f'{reader}/' for reader in readers)}; leave it out",
-                )
+                hint = f"it is for {' and '.join(f'{reader}/' for reader in readers)}; leave it out"
+                if key == "replicas" and "openai" in prefixes:
+                    hint = "copies behind servers are several --base-url"
+                raise UsageError(f"{_spelled(key)} means nothing to {', '.join(sorted(prefixes))}", hint=hint)
 
 
 def placed(command: Callable[..., None]) -> Callable[..., None]:

@@ -72,6 +72,8 @@ def print_plan(
     wanted = f"{source}" if given else f"{recipe.num} records"
     if evolving:
         wanted = f"{source}, rounds: {recipe.evolve.rounds}"
+    if recipe.style == "auto" and recipe.model.startswith("vllm/"):
+        style += " (or as its template has it: settled when it is loaded)"
     say(f"recipe {recipe.name} ({recipe.behaviour}), model {recipe.model}, style {style}, {wanted}")
     width = max(14, *(len(stage.name) + 2 for stage in stages))
     say(f"{'stage':<{width}}{'requests':>10}{'prompt tokens':>16}{'completion tokens at most':>28}")

@@ -48,9 +48,16 @@ class Name(NamedTuple):
         unknown = [key for key in pairs if key not in KNOWN]
         if not model:
             raise UsageError("vllm/ names no model", hint="give a hub id or a path, e.g. vllm/Qwen/Qwen3-8B")
-        if unknown or len(pairs) < len(parts) or not all(pairs.values()):
+        if unknown or not all(pairs.values()):
             raise UsageError(f"vllm/{rest}: cannot read {query!r}", hint=f"?KEY=VALUE&…, keys are {', '.join(KNOWN)}")
+        if len(pairs) < len(parts):
+            raise UsageError(f"vllm/{rest}: says one thing twice", hint="a flag such as --lora is the same as ?lora=")
         return cls(model, **pairs)
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it can be no hub id, which is ``NAME`` or ``OWNER/NAME``."""
+        return self.model.startswith(("/", ".", "~")) or self.model.count("/") > 1 or "\\" in self.model
 
 
 def config_of(named: Name) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def open_vllm(rest: str, options: Options) -> VLLMEngine:
     EngineError where the model cannot be served.
     """
     name = Name.read(rest)
+    if name.is_path and not Path(name.model).is_dir():
+        raise UsageError(f"vllm/{name.model}: there is no such folder", hint="it would hold config.json and weights")
     if find_spec("vllm") is None:
         install = GPU_INSTALL if _gpus() else f"{CPU_INSTALL} (no GPU was found here; with one: {GPU_INSTALL})"
         raise UsageError("vLLM is not installed", hint=install)
@@ -106,10 +108,10 @@ class VLLMEngine:
         self._facts = self._known()
 
     async def complete(self, request: Request) -> Reply:
-        from vllm import exceptions
+        from vllm.exceptions import VLLMClientError
+        from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        refusals = (getattr(exceptions, "VLLMClientError", ValueError), ValueError)
         changed: list[str] = []
         try:
             ids = self._ids(request)
@@ -129,7 +131,7 @@ class VLLMEngine:
             last: Any = None
             await self._adapted()
             async for output in self._engine.generate(
-                _input(ids),
+                tokens_input(ids),  # tokenized already, so that nothing waits for a tokenizer's thread
                 params,
                 request_id=f"selfinstruct-{next(self._numbers)}",
                 lora_request=self._adapter,
@@ -140,7 +142,7 @@ class VLLMEngine:
             raise self._died() from error
         except EngineGenerateError as error:
             return Reply(error=Failure(kind="rejected", message=_short(f"{error.__cause__ or error}")))
-        except refusals as error:
+        except (VLLMClientError, ValueError) as error:
             return Reply(error=Failure(kind="rejected", message=str(error)))
         if last is None or not last.finished:
             raise self._died()
@@ -522,14 +524,6 @@ def _short(text: str) -> str:
 def _gpus() -> bool:
     """Whether there is a GPU driver, without loading anything that would take hold of one."""
     return shutil.which("nvidia-smi") is not None or any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
-
-
-def _input(ids: list[int]) -> Any:
-    """Token ids as the engine wants them: tokenized already, so that nothing waits for a tokenizer's thread."""
-    from vllm import inputs
-
-    ready = getattr(inputs, "tokens_input", None) or getattr(inputs, "token_inputs", None)
-    return ready(ids) if ready is not None else {"prompt_token_ids": ids}
 
 
 def _first_token(logprobs: Any, begins: int) -> dict[str, float]:

@@ -200,7 +200,7 @@ def check_operators(recipe: Recipe, prompts: Prompts, *, judging: Sequence[str],
         if table.samples > 1 and not getattr(factory, "reads_samples", False):
             raise UsageError(
                 f"recipe: {key}.samples = {table.samples}: the operator {table.operator!r} reads one reply to a prompt",
-                hint="draft.samples goes with bootstrap and alpaca, answer.samples with answer",
+                hint="draft.samples goes with bootstrap and alpaca; answer.samples with answer.operator=answer",
             )
     if recipe.answer.samples > 1 and hasattr(drafter, "settle"):
         raise UsageError(
