@@ -31,7 +31,7 @@ class Watched:
         self.name, self.concurrency, self.styles = self._slow.name, concurrency, self._slow.styles
         self.slow = False
         self._now, self._area, self._at = 0, 0.0, time.monotonic()
-        self._since = self._at
+        self._since, self._before = self._at, (self._at, 0.0)
         self.answered = 0
 
     def _note(self, more: int) -> None:
@@ -42,6 +42,13 @@ class Watched:
     def reset(self) -> None:
         self._note(0)
         self._area, self._since, self.answered = 0.0, self._at, 0
+        self._before = (self._at, 0.0)
+
+    def lately(self) -> float:
+        """Mean requests under way since the last call."""
+        self._note(0)
+        (at, area), self._before = self._before, (self._at, self._area)
+        return (self._area - area) / max(self._at - at, 1e-9)
 
     def busy(self) -> float:
         """Mean requests under way since the last reset."""
@@ -91,7 +98,7 @@ def main() -> None:
             steps, now = progress.figures.get("steps", 0), time.monotonic()
             if now - told > 20:
                 told = now
-                say(f"{now - began:6.0f} s  step {steps:>7,}  {engine.busy():7.0f} under way on average")
+                say(f"{now - began:6.0f} s  step {steps:>7,}  {engine.lately():7.0f} under way on average")
             if not engine.slow and steps >= 2 * options.lookahead:
                 engine.slow, full = True, now + options.settle
             if engine.slow and not cpu and now > full:

@@ -86,7 +86,8 @@ class Live:
             self._note(stored.reply)
             return stored.reply, engine.name
         await self._rest()
-        async with gate.passing(urgency):
+        # Among equals the oldest step first: what is done soonest is kept soonest, and holds nothing up behind it.
+        async with gate.passing((urgency, place.step)):
             if not self._open:
                 await asyncio.Event().wait()  # until the loop is cancelled
             self.in_flight += 1

@@ -130,22 +130,22 @@ def _ending(work: Callable[[], T]) -> Callable[[], T]:
 
 
 class Gate:
-    """Lets so many through at once, the most urgent first and equals in the order in which they came."""
+    """Lets so many through at once, the most urgent (the least) first and equals in the order in which they came."""
 
     def __init__(self, width: int) -> None:
         self._free = width
         self._order = itertools.count()
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[tuple[int, ...], int, asyncio.Future[None]]] = []
 
     @asynccontextmanager
-    async def passing(self, urgency: int) -> AsyncIterator[None]:
+    async def passing(self, urgency: tuple[int, ...]) -> AsyncIterator[None]:
         await self._enter(urgency)
         try:
             yield
         finally:
             self._leave()
 
-    async def _enter(self, urgency: int) -> None:
+    async def _enter(self, urgency: tuple[int, ...]) -> None:
         if self._free > 0:
             self._free -= 1
             return

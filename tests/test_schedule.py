@@ -226,7 +226,7 @@ class Door:
         self.passed: list[int] = []
 
     async def pass_(self, who: int, urgency: int, stay: int) -> None:
-        async with self.gate.passing(urgency):
+        async with self.gate.passing((urgency,)):
             self.inside += 1
             assert self.inside <= self.width
             self.passed.append(who)
