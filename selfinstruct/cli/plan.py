@@ -214,7 +214,7 @@ def _either(asked: list[Stage]) -> list[Stage]:
 
 def usual_style(model: str) -> Style:
     """What an engine would pick: the local ones continue a begun answer, servers are asked in chat."""
-    return "prefill" if model.split("/")[0] in ("local", "vllm", "scripted") else "chat"
+    return "prefill" if model.split("/")[0] in ("local", "vllm", "hf", "scripted") else "chat"
 
 
 def _stage(name: str, requests: int, text: str, most: int) -> Stage:

@@ -29,6 +29,7 @@ from selfinstruct.engines.checkpoints import (
 )
 from selfinstruct.engines.reasoning import split_reasoning
 from selfinstruct.engines.replies import THINKING_HINT, without_prefill
+from selfinstruct.engines.tokens import has_template, prompt_ids, template_thinks
 from selfinstruct.errors import EngineError, SelfInstructError, UsageError
 
 GPU_INSTALL = "pip install 'selfinstruct[vllm]'"
@@ -100,10 +101,10 @@ class VLLMEngine:
         batch = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
         self.concurrency = options.concurrency or batch + batch // SPARE
         self.styles: tuple[Style, ...] = ("completion",)
-        if self._has_template():
+        if has_template(self._tokenizer):
             # The turn of a model that thinks first cannot be begun for it.
             self.styles = ("chat", "json", "prefill", "completion")
-            if not self._parser_name and not self._template_thinks():
+            if not self._parser_name and not template_thinks(self._tokenizer):
                 self.styles = ("prefill", "chat", "completion", "json")
         self._facts = self._known()
 
@@ -114,7 +115,7 @@ class VLLMEngine:
 
         changed: list[str] = []
         try:
-            ids = self._ids(request)
+            ids = prompt_ids(self._tokenizer, request, self.name)
             room = self.context - len(ids)
             if room < 1:
                 told = f"{len(ids)} tokens of prompt, and the context holds {self.context}"
@@ -294,30 +295,6 @@ class VLLMEngine:
 
     # Asking.
 
-    def _ids(self, request: Request) -> list[int]:
-        """The prompt as token ids, with one BOS at the most."""
-        if request.prompt is not None:
-            return self._once(self._tokenizer.encode(f"{request.prompt}{request.prefill}"))
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        turn: dict[str, Any] = {"add_generation_prompt": True}
-        if request.prefill:
-            messages.append({"role": "assistant", "content": request.prefill})
-            turn = {"add_generation_prompt": False, "continue_final_message": True}
-        turn |= request.extra.get("chat_template_kwargs", {})
-        try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, **turn)
-        except Exception as error:  # a template is a program of the model's author, and raises what it likes
-            if not self._has_template():
-                hint = "--style completion asks it without one"
-                raise EngineError(f"{self.name} has no chat template", hint=hint) from error
-            raise ValueError(f"the model's chat template refuses this conversation: {error}") from error
-        ids = self._tokenizer.encode(text, add_special_tokens=False) if isinstance(text, str) else list(text)
-        return self._once(ids)
-
-    def _once(self, ids: list[int]) -> list[int]:
-        bos = getattr(self._tokenizer, "bos_token_id", None)
-        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
-
     def _params(self, request: Request, room: int, thinker: Any, changed: list[str]) -> Any:
         """Vllm's sampling parameters, none of them left to a default that its server would fill in differently."""
         from vllm import SamplingParams
@@ -402,19 +379,6 @@ class VLLMEngine:
         while at < len(ids) and not self._tokenizer.decode([ids[at]]).strip():
             at += 1
         return at
-
-    def _has_template(self) -> bool:
-        try:
-            self._tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
-        except Exception:  # noqa: BLE001 -- a template is a program of the model's author, and raises what it likes
-            return False
-        return True
-
-    def _template_thinks(self) -> bool:
-        turn = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True
-        )
-        return isinstance(turn, str) and turn.rstrip().endswith("<think>")
 
 
 _DEFAULTS: dict[str, Any] = {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from selfinstruct.filters.novelty import keeps_instruction
 from selfinstruct.records import Objection, Record, digest
-from selfinstruct.words import HAN, PHRASE, SPACED, THAI, WORD, words
+from selfinstruct.words import HAN, PHRASE, THAI, WORD, whole, words
 
 if TYPE_CHECKING:
     from selfinstruct.recipe import Recipe
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class _FromTextAlone:
     """A rule that needs nothing of the recipe."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe | None = None) -> None:
         pass
 
 
@@ -395,10 +395,4 @@ class Leak(_FromTextAlone):
 def _any_of(terms: tuple[str, ...]) -> re.Pattern[str] | None:
     if not terms:
         return None
-    return re.compile("|".join(map(_whole, terms)), re.IGNORECASE)
-
-
-def _whole(term: str) -> str:
-    """The pattern of a term as a whole word. Where no blanks part words, any place will do."""
-    before, after = (rf"(?{side}\w)" if SPACED.match(end) else "" for side, end in (("<!", term[:1]), ("!", term[-1:])))
-    return before + re.escape(term) + after
+    return re.compile("|".join(map(whole, terms)), re.IGNORECASE)

@@ -1,0 +1,162 @@
+"""`selfinstruct eval`: scores of models beside their base's, from the command line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from selfinstruct.cli.models import Where, placed
+from selfinstruct.errors import UsageError
+
+if TYPE_CHECKING:
+    from selfinstruct.evaluate.evaluation import Judged, Table
+    from selfinstruct.evaluate.figures import Figure, Interval
+
+BETWEEN = 2.0
+"""Seconds between two lines where no terminal can be written over."""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("eval")(evaluate)
+
+
+@placed
+def evaluate(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL…", help="As anywhere: `hf/FOLDER`, `vllm/FOLDER`, `openai/NAME`, …")
+    ],
+    suite: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="`ifeval` (the default), `labels`, `held-out`. Repeatable.")
+    ] = None,
+    base: Annotated[
+        str, typer.Option(metavar="MODEL", help="Whose row stands beside them; of what `sft` made, its own base.")
+    ] = "",
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Rows with answers that no model here was trained on.")
+    ] = None,
+    ifeval: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="IFEval's public prompts, in the place of ours.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for replies and scores.")] = None,
+    judge: Annotated[
+        str, typer.Option(metavar="MODEL", help="Who says which answer is better, the model's or the base's.")
+    ] = "",
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Items of each suite, drawn by a hash of their text.", min=1)
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Of an answer; each suite has a number of its own.", min=1)
+    ] = None,
+    *,
+    where: Where,
+    json: Annotated[bool, typer.Option("--json", metavar="", help="Every figure as one JSON object.")] = False,
+) -> None:
+    """Score models beside their base, with what chance leaves open. The same command resumes."""
+    from selfinstruct.cli.terminal import data as as_data
+    from selfinstruct.cli.terminal import say
+    from selfinstruct.evaluate.evaluation import Evaluation, as_json
+    from selfinstruct.evaluate.suites import open_suite
+
+    named = [where.name(model) for model in models]
+    base = where.name(base) if base else base_of(named)
+    where.check(base, *named, judge)
+    suites = [open_suite(name, data, ifeval, limit) for name in dict.fromkeys(suite or ("ifeval",))]
+    folder = out or Path("evals") / "-".join(part for part in (Path(named[-1]).name, *(one.name for one in suites)))
+    evaluation = Evaluation(folder, [base, *named], suites, options=where.options, judge=judge, max_tokens=max_tokens)
+    tables = evaluation.run(_Line().tell)
+    if json:
+        as_data(as_json(tables))
+        return
+    for table in tables:
+        for line in drawn(table):
+            say(line)
+        say()
+    say(f"{folder}: replies, and every figure in scores.json")
+
+
+def base_of(models: list[str]) -> str:
+    """The base of the first model that `sft` made, asked as that model is. Raises UsageError where there is none."""
+    import json
+
+    for model in models:
+        kind, _, folder = model.partition("/")
+        path = Path(folder.partition("?")[0]) / "sft.json"
+        if path.is_file():
+            told = json.loads(path.read_text(encoding="utf-8"))
+            return f"{kind}/{told['tuning']['model']}"
+    raise UsageError("no base to stand beside", hint="--base MODEL names it; the row of a model alone says little")
+
+
+def drawn(table: Table) -> list[str]:
+    """The table in lines: a row a model and metric, and below them what shows in the answers."""
+    lines = [f"{table.suite}, {table.items} items (95 % intervals by bootstrap over items)"]
+    width = max(len(row.model) for row in table.rows)
+    metrics = list(table.rows[0].figures)
+    wide = max(map(len, metrics))
+    for metric in metrics:
+        for row in table.rows:
+            beside = row.beside_base.get(metric)
+            found = f"  {metric:<{wide}}  {row.model:<{width}}  {_percent(row.figures[metric]):<24}"
+            lines.append((found + (f"beside base {_percent(beside, sign=True)}" if beside else "")).rstrip())
+    judged = [(row.model, row.judged) for row in table.rows if row.judged is not None]
+    lines += [f"  {'win rate':<{wide}}  {model:<{width}}  {_won(said)}" for model, said in judged]
+    for row in table.rows:
+        rates = row.rates
+        shares = [
+            f"{name} {share.value:.1%}"
+            for name, share in (
+                ("empty", rates.empty),
+                ("cut off", rates.cut),
+                ("refusals", rates.refusal),
+                ("repetition", rates.repetition),
+            )
+            if share is not None
+        ]
+        words = rates.words.interval
+        shares += [f"{words.value:.0f} words"] if words else []
+        shares += [f"{rates.missing} without an answer"] if rates.missing else []
+        lines.append(f"  {'answers':<{wide}}  {row.model:<{width}}  {', '.join(shares)}")
+    return lines
+
+
+def _won(judged: Judged) -> str:
+    from selfinstruct.evaluate.winrate import LABEL
+
+    won, control = judged.win_rate, judged.length_controlled
+    if won.value is None:
+        return f"no verdict could be read ({won.unread})"
+    told = f"{won.value:.1f} %" + (f" ± {won.error:.1f}" if won.error is not None else "")
+    told += f": {won.wins} won, {won.ties} drawn, {won.losses} lost" + (f", {won.unread} unread" if won.unread else "")
+    if judged.consistency is not None:
+        told += f"; the same in both orders {judged.consistency.value:.0%}"
+    if control is not None:
+        told += f"; {LABEL} {control.value:.1f} %" + (", far from it: look at the lengths" if control.doubtful else "")
+    return told
+
+
+def _percent(figure: Figure, *, sign: bool = False) -> str:
+    if figure.interval is None:
+        return "nothing to score"
+    form = "+.1f" if sign else ".1f"
+    one: Interval = figure.interval
+    told = f"{100 * one.value:{form}} % ({100 * one.low:{form}} to {100 * one.high:{form}})"
+    return told + (f", {figure.missing} unknown" if figure.missing else "")
+
+
+class _Line:
+    """The line that says how far it is."""
+
+    def __init__(self) -> None:
+        self._told = 0.0
+
+    def tell(self, model: str, done: int, of: int) -> None:
+        live, last, now = sys.stderr.isatty(), done == of, time.monotonic()
+        if not last and now - self._told < (0.2 if live else BETWEEN):
+            return
+        self._told = now
+        line = f"{model}: {done:,} of {of:,} answered"
+        typer.echo(f"\r\x1b[2K{line}" if live else line, err=True, nl=last or not live)

@@ -1,0 +1,1 @@
+"""Scores of a model beside its base: suites that need no network."""

@@ -1,0 +1,289 @@
+"""An evaluation in a folder: every model asked every item once, replies kept in a journal, scores beside the base's.
+
+The same call resumes, and what was answered is not asked again. Answers are greedy, so that a score is the model's and
+not a draw's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfinstruct.asking import Live
+from selfinstruct.engines import Failure, Options, Reply, Request, Style, open_engine
+from selfinstruct.errors import UsageError
+from selfinstruct.evaluate.closed import Rates, Traits, rates, traits
+from selfinstruct.evaluate.figures import Figure, Interval, Score, differences, macro
+from selfinstruct.evaluate.suites import Scores, Suite
+from selfinstruct.evaluate.winrate import (
+    LABEL,
+    LengthControl,
+    WinRate,
+    both_orders,
+    for_model,
+    length_controlled,
+    read_verdict,
+    win_rate,
+)
+from selfinstruct.files import write_whole, writing
+from selfinstruct.journal import Journal, Place
+from selfinstruct.lock import claimed
+from selfinstruct.prompts import Prompts
+from selfinstruct.schedule import cancelled
+
+GREEDY = 0.0
+_UNASKED = Failure(kind="rejected", message="one of the two has no answer")
+
+
+class Judged(NamedTuple):
+    """What a judge says of a model's answers beside its base's, both read in either order."""
+
+    win_rate: WinRate
+    consistency: Interval | None
+    length_controlled: LengthControl | None
+
+
+class Row(NamedTuple):
+    """A model's figures in a suite."""
+
+    model: str
+    figures: dict[str, Figure]
+    """By metric."""
+    beside_base: dict[str, Figure]
+    """How much higher than the base on the same items, by metric; empty for the base itself."""
+    rates: Rates
+    judged: Judged | None
+    """Against the base, where a judge was asked."""
+
+
+class Table(NamedTuple):
+    suite: str
+    items: int
+    rows: list[Row]
+    """The base first."""
+
+
+class Evaluation:
+    """``models``: the base first. Replies and ``scores.json`` go into ``folder``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        models: Sequence[str],
+        suites: Sequence[Suite],
+        *,
+        options: Options | None = None,
+        judge: str = "",
+        max_tokens: int | None = None,
+        prompts: Path | None = None,
+    ) -> None:
+        self.folder, self.models, self.suites = folder, list(dict.fromkeys(models)), list(suites)
+        self._judge = judge
+        self._options = options or Options()
+        self._max_tokens = max_tokens
+        self._prompts = Prompts(prompts)
+        slugs = {_slug(model) for model in self.models}
+        if len(slugs) < len(self.models):
+            raise UsageError(f"{', '.join(self.models)}: two of these are too alike", hint="give them other names")
+
+    def run(self, report: Callable[[str, int, int], None]) -> list[Table]:
+        """Ask and score. ``report`` hears which model has answered how many of how many items.
+
+        Raises UsageError for a model that cannot be had or a folder of another evaluation, EngineError for one that
+        fails.
+        """
+        with claimed(self.folder):
+            replies = {model: self._answers(model, report) for model in self.models}
+            judged = self._judgements(replies, report) if self._judge else {}
+            tables = [
+                self._table(suite, {model: replies[model][suite.name] for model in self.models}, judged)
+                for suite in self.suites
+            ]
+            with writing(self.folder):
+                write_whole(self.folder / "scores.json", json.dumps(as_json(tables), indent=2).encode() + b"\n")
+        return tables
+
+    def _answers(self, model: str, report: Callable[[str, int, int], None]) -> dict[str, list[Reply]]:
+        """The model's answers, by suite."""
+
+        def request(place: Place, style: Style) -> Request:
+            suite = next(suite for suite in self.suites if suite.name == place.stage)
+            item = suite.items[place.step]
+            most = self._max_tokens or suite.length
+            values = {"instruction": item.instruction, "input": item.input}
+            return self._prompts[f"answer/{style}"].request(values, temperature=GREEDY, max_tokens=most)
+
+        places = [Place(suite.name, at) for suite in self.suites for at in range(len(suite.items))]
+        replies = asyncio.run(self._asked(_slug(model), model, places, request, report))
+        return {suite.name: [replies[Place(suite.name, at)] for at in range(len(suite.items))] for suite in self.suites}
+
+    def _judgements(
+        self, replies: Mapping[str, Mapping[str, Sequence[Reply]]], report: Callable[[str, int, int], None]
+    ) -> dict[tuple[str, str], Judged]:
+        """By suite and model, what the judge says of the answers beside the base's, each pair read in both orders."""
+        base, *others = self.models
+        free = {suite.name: suite for suite in self.suites if suite.free}
+        pairs: dict[tuple[str, str, int], tuple[str, str]] = {}
+        for name in free:
+            for model in others:
+                for at, (one, theirs) in enumerate(zip(replies[model][name], replies[base][name], strict=True)):
+                    if not one.error and not theirs.error:
+                        pairs[name, model, at] = one.text, theirs.text
+
+        stages = {f"{name} {_slug(model)}": (name, model) for name in free for model in others}
+
+        def request(place: Place, style: Style) -> Request:
+            name, model = stages[place.stage]
+            item, (ours, theirs) = free[name].items[place.step], pairs[name, model, place.step]
+            first, second = (ours, theirs) if place.item == 0 else (theirs, ours)
+            values = {"instruction": item.instruction, "input": item.input, "first": first, "second": second}
+            return self._prompts[f"judge/better/{style}"].request(values)
+
+        places = [Place(f"{name} {_slug(model)}", at, order) for name, model, at in pairs for order in (0, 1)]
+        verdicts = asyncio.run(self._asked(f"judge-{_slug(self._judge)}", self._judge, places, request, report))
+        found = {}
+        for stage, (name, model) in stages.items():
+            orders: list[list[Score]] = [[], []]
+            kept = []
+            for at in range(len(free[name].items)):
+                there = (name, model, at) in pairs
+                kept.append(tuple(len(text) for text in pairs[name, model, at]) if there else (0, 0))
+                for order, column in enumerate(orders):
+                    reply = verdicts[Place(stage, at, order)] if there else Reply(error=_UNASKED)
+                    read = None if reply.error else read_verdict(reply.text)
+                    column.append(for_model(read, order == 0))
+            both = both_orders(*orders)
+            control = length_controlled(both.preferences, [one for one, _ in kept], [other for _, other in kept])
+            found[name, model] = Judged(win_rate(both.preferences), both.consistency, control)
+        return found
+
+    async def _asked(
+        self,
+        folder: str,
+        model: str,
+        places: Sequence[Place],
+        request: Callable[[Place, Style], Request],
+        report: Callable[[str, int, int], None],
+    ) -> dict[Place, Reply]:
+        """The model's replies, from the journal of that folder or from the model."""
+        with writing(self.folder / folder):
+            (self.folder / folder).mkdir(exist_ok=True)
+        done = 0
+        engine = open_engine(model, self._options)
+        style: Style = "chat" if "chat" in engine.styles else "completion"
+        try:
+            journal = Journal(self.folder / folder / "journal.sqlite")
+            try:
+                live = Live(journal, engine)
+
+                async def ask(place: Place) -> tuple[Place, Reply]:
+                    nonlocal done
+                    reply, _ = await live.reply(place, request(place, style), (), 0)
+                    done += 1
+                    report(model, done, len(places))
+                    return place, reply
+
+                return dict(await _all([ask(place) for place in places]))
+            finally:
+                journal.close()
+        finally:
+            await engine.close()
+
+    def _table(
+        self, suite: Suite, replies: Mapping[str, Sequence[Reply]], judged: Mapping[tuple[str, str], Judged]
+    ) -> Table:
+        scores = {
+            model: [_none(suite) if reply.error else suite.scores(at, reply.text) for at, reply in enumerate(answers)]
+            for model, answers in replies.items()
+        }
+        base, rows = self.models[0], []
+        for model in self.models:
+            columns = {metric: _column(suite, scores[model], metric) for metric in suite.metrics}
+            beside = {}
+            if model != base:
+                for metric in suite.metrics:
+                    theirs = _column(suite, scores[base], metric)
+                    beside[metric] = macro({task: differences(columns[metric][task], theirs[task]) for task in theirs})
+            figures = {metric: macro(columns[metric]) for metric in suite.metrics}
+            traits_of = rates(self._traits(suite, replies[model]))
+            rows.append(Row(model, figures, beside, traits_of, judged.get((suite.name, model))))
+        return Table(suite.name, len(suite.items), rows)
+
+    def _traits(self, suite: Suite, replies: Sequence[Reply]) -> list[Traits | None]:
+        return [
+            None if reply.error else traits(item.instruction, item.input, reply.text, cut=reply.finish != "stop")
+            for item, reply in zip(suite.items, replies, strict=True)
+        ]
+
+
+def _column(suite: Suite, scores: Sequence[Mapping[str, tuple[Score, ...]]], metric: str) -> dict[str, list[Score]]:
+    """All scores of a metric, by task."""
+    found: dict[str, list[Score]] = {}
+    for item, one in zip(suite.items, scores, strict=True):
+        found.setdefault(item.task, []).extend(one[metric])
+    return found
+
+
+def _none(suite: Suite) -> Scores:
+    """Of an answer that never came: missing, and not wrong."""
+    return dict.fromkeys(suite.metrics, (None,))
+
+
+def _slug(model: str) -> str:
+    """The model's name as that of a folder."""
+    return re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model"
+
+
+async def _all(asking: Sequence[Coroutine[Any, Any, tuple[Place, Reply]]]) -> list[tuple[Place, Reply]]:
+    """What all of them return; the first error ends the others."""
+    tasks = [asyncio.ensure_future(one) for one in asking]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        await cancelled(tasks)
+
+
+def _judged(one: Judged) -> dict[str, Any]:
+    control = one.length_controlled
+    return {
+        **one.win_rate._asdict(),
+        "consistency": one.consistency._asdict() if one.consistency else None,
+        LABEL: {**control._asdict(), "doubtful": control.doubtful} if control else None,
+    }
+
+
+def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """All figures, for programs."""
+
+    def figure(one: Figure) -> dict[str, Any]:
+        return {**(one.interval._asdict() if one.interval else {}), "items": one.items, "missing": one.missing, "empty": list(one.empty)}
+
+    return [
+        {
+            "suite": table.suite,
+            "items": table.items,
+            "models": [
+                {
+                    "model": row.model,
+                    "figures": {metric: figure(one) for metric, one in row.figures.items()},
+                    "beside_base": {metric: figure(one) for metric, one in row.beside_base.items()},
+                    "rates": {
+                        "answers": row.rates.answers,
+                        "missing": row.rates.missing,
+                        **{
+                            name: share._asdict() if (share := getattr(row.rates, name)) else None
+                            for name in ("empty", "cut", "refusal", "repetition")
+                        },
+                        "words": figure(row.rates.words),
+                    },
+                    "judged": _judged(row.judged) if row.judged else None,
+                }
+                for row in table.rows
+            ],
+        }
+        for table in tables
+    ]

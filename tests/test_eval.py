@@ -1,0 +1,179 @@
+"""An evaluation: figures that an independent count gives too, the base beside every model, nothing asked twice."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runfolders import SEEDS
+from typer.testing import CliRunner
+
+from selfinstruct.cli import app
+from selfinstruct.cli.eval import base_of
+from selfinstruct.engines import open_engine
+from selfinstruct.errors import InputError, UsageError
+from selfinstruct.evaluate.evaluation import Evaluation, as_json
+from selfinstruct.evaluate.suites import open_suite
+
+ROWS = [
+    {"instruction": "Is the review kind? Answer yes or no.", "input": "Lovely!", "output": "yes"},
+    {"instruction": "Is the review kind? Answer yes or no.", "input": "Awful.", "output": "no"},
+    {"instruction": "Name the sea between Italy and Croatia.", "input": "", "output": "It is the Adriatic Sea."},
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def scripted(folder: Path, name: str, *replies: tuple[str, str]) -> str:
+    """A model that answers by what it is asked: one rule for each pattern."""
+    path = folder / f"{name}.toml"
+    rules = "".join(f"[[rule]]\nmatch = {json.dumps(match)}\nreply = {json.dumps(reply)}\n" for match, reply in replies)
+    path.write_text(rules + '[[rule]]\nreply = "Who knows."\n')
+    return f"scripted/{path}"
+
+
+def silent(model: str, done: int, of: int) -> None:
+    """Nobody looks."""
+
+
+def figures(told: Any, at: int, metric: str) -> Any:
+    return told["models"][at]["figures"][metric]
+
+
+def test_scores_are_what_a_count_by_hand_gives(tmp_path: Path, data: Path) -> None:
+    base = scripted(tmp_path, "base")
+    good = scripted(tmp_path, "good", ("Lovely", "Yes."), ("Awful", "NO"), ("sea", "It is the Adriatic Sea."))
+    half = scripted(tmp_path, "half", ("Lovely", "yes"), ("sea", "the Adriatic"))
+    suites = [open_suite(name, data, None) for name in ("labels", "held-out")]
+    labels, held_out = as_json(Evaluation(tmp_path / "out", [base, good, half], suites).run(silent))
+    assert [figures(labels, at, "accuracy")["value"] for at in range(3)] == [0, 1, 0.5]
+    rouge = [figures(held_out, at, "ROUGE-L")["value"] for at in range(3)]
+    assert rouge[1] == pytest.approx((1 + 1 + 1) / 3)
+    assert rouge[2] == pytest.approx((1 + 0 + 2 * (1 * 2 / 5) / (1 + 2 / 5)) / 3)
+    beside = labels["models"][2]["beside_base"]["accuracy"]
+    assert beside["value"] == 0.5 and beside["low"] <= 0.5 <= beside["high"]
+    assert labels["models"][0]["beside_base"] == {}
+    assert json.loads((tmp_path / "out" / "scores.json").read_text()) == [labels, held_out]
+
+
+def test_ifeval_counts_prompts_and_instructions_strictly_and_loosely(tmp_path: Path) -> None:
+    public = tmp_path / "public.jsonl"
+    rows = [
+        {"key": 1, "prompt": "Say it.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
+        {
+            "key": 2,
+            "prompt": "Say it in JSON.",
+            "instruction_id_list": ["detectable_format:json_format", "keywords:existence"],
+            "kwargs": [{}, {"keywords": ["cat"]}],
+        },
+    ]
+    public.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = scripted(tmp_path, "base", ("JSON", '{"a": 1}'), ("Say it.", "One, two."))
+    other = scripted(tmp_path, "other", ("JSON", 'Sure:\n{"a": "cat"}'), ("Say it.", "One two."))
+    (told,) = as_json(Evaluation(tmp_path / "out", [base, other], [open_suite("ifeval", None, public)]).run(silent))
+    found = {metric: [figures(told, at, metric)["value"] for at in (0, 1)] for metric in told["models"][0]["figures"]}
+    assert found == {
+        "prompts, strict": [0, 0.5],
+        "prompts, loose": [0, 1],
+        "instructions, strict": [pytest.approx(1 / 3), pytest.approx(2 / 3)],
+        "instructions, loose": [pytest.approx(1 / 3), 1],
+    }
+
+
+def test_what_was_answered_is_not_asked_again(tmp_path: Path, data: Path) -> None:
+    base = scripted(tmp_path, "base")
+    suites = [open_suite("held-out", data, None)]
+    folder = tmp_path / "out"
+    first = Evaluation(folder, [base], suites).run(silent)
+    (journal,) = folder.glob("*/journal.sqlite")
+    with sqlite3.connect(journal) as database:
+        database.execute("DELETE FROM replies WHERE rowid = 1")
+    asked: list[int] = []
+    assert Evaluation(folder, [base], suites).run(lambda model, done, of: asked.append(done)) == first
+    with sqlite3.connect(journal) as database:
+        assert database.execute("SELECT count(*), sum(sent > arrived) FROM replies").fetchone()[0] == 3
+    with pytest.raises(UsageError, match="asks for something else"):
+        Evaluation(folder, [base], suites, max_tokens=7).run(silent)
+
+
+def test_a_judge_reads_both_orders_and_a_win_counts_where_they_agree(tmp_path: Path, data: Path) -> None:
+    base = scripted(tmp_path, "base", ("Lovely", "yes"), ("Awful", "bad words"), ("sea", "worse"))
+    model = scripted(tmp_path, "model", ("Lovely", "no"), ("Awful", "better words"), ("sea", "better still"))
+    # It likes the answer that says so wherever that stands, and has no verdict of the kind review.
+    judge = scripted(tmp_path, "judge", ("(?s)<answer-a>.{1,3}better", "A"), ("(?s)<answer-b>.{1,3}better", "B"))
+    suites = [open_suite("held-out", data, None)]
+    evaluation = Evaluation(tmp_path / "out", [base, model], suites, judge=judge)
+    (told,) = as_json(evaluation.run(silent))
+    judged = told["models"][1]["judged"]
+    assert (judged["wins"], judged["losses"], judged["ties"], judged["unread"]) == (2, 0, 0, 1)
+    assert judged["value"] == 100 and judged["consistency"]["value"] == 1 and judged["LC (surrogate)"] is None
+    assert told["models"][0]["judged"] is None
+    first = scripted(tmp_path, "first", ("<answer-a>", "A"))  # the first, whatever it says
+    (told,) = as_json(Evaluation(tmp_path / "more", [base, model], suites, judge=first).run(silent))
+    judged = told["models"][1]["judged"]
+    assert (judged["value"], judged["ties"], judged["consistency"]["value"]) == (50, 3, 0)
+
+
+def test_fewer_items_are_the_same_ones_in_any_order(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {n}.", "output": f"{n}"} for n in range(40)]
+    drawn = []
+    for name, order in (("a", rows), ("b", rows[::-1])):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in order))
+        drawn.append({item.instruction for item in open_suite("held-out", path, None, 7).items})
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 7
+    assert len(open_suite("ifeval", None, None, 9).items) == 9
+
+
+def test_a_suite_that_cannot_be_had_is_said(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(UsageError, match="no suite 'mmlu'"):
+        open_suite("mmlu", data, None)
+    with pytest.raises(UsageError, match="wants rows"):
+        open_suite("labels", None, None)
+    data.write_text(json.dumps(ROWS[2]) + "\n")
+    with pytest.raises(InputError, match="no row names its labels"):
+        open_suite("labels", data, None)
+
+
+def test_our_own_prompts_are_there(tmp_path: Path) -> None:
+    suite = open_suite("ifeval", None, None)
+    assert len(suite.items) == 200 and len({item.instruction for item in suite.items}) == 200
+    labels = open_suite("labels", SEEDS, None)
+    assert len(labels.items) > 20
+
+
+class TestCommand:
+    def test_the_base_is_that_of_what_sft_made(self, tmp_path: Path) -> None:
+        (tmp_path / "sft.json").write_text('{"tuning": {"model": "some/base"}}')
+        assert base_of(["openai/x", f"hf/{tmp_path}"]) == "hf/some/base"
+        assert base_of([f"vllm/{tmp_path}?dtype=float16"]) == "vllm/some/base"
+        with pytest.raises(UsageError, match="no base"):
+            base_of(["openai/x"])
+
+    def test_it_prints_the_base_first_and_keeps_the_replies(self, tmp_path: Path, data: Path) -> None:
+        base, good = scripted(tmp_path, "base"), scripted(tmp_path, "good", ("Lovely", "yes"), ("Awful", "no"))
+        line = ["eval", good, "--base", base, "--suite", "labels", "--data", str(data), "--out", str(tmp_path / "out")]
+        done = CliRunner().invoke(app, line)
+        assert done.exit_code == 0, done.output
+        first, second = (text for text in done.stdout.splitlines() if "accuracy" in text)
+        assert base in first and "0.0 %" in first
+        assert good in second and "beside base +100.0 %" in second
+        assert CliRunner().invoke(app, [*line, "--json"]).stdout.startswith('[{"suite": "labels"')
+
+    def test_a_model_that_fails_ends_it_with_its_exit_code_and_leaves_what_was_answered(
+        self, tmp_path: Path, data: Path
+    ) -> None:
+        base = scripted(tmp_path, "base")
+        line = ["eval", "hf/no/where/at/all", "--base", base, "--suite", "held-out", "--data", str(data)]
+        done = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "out")])
+        assert isinstance(done.exception, UsageError)
+        assert len(list((tmp_path / "out").glob("*/journal.sqlite"))) == 1
+        assert open_engine(base).name == base
