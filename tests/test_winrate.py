@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 
 from selfinstruct.evaluate.winrate import (
     both_orders,
-    first_is_model,
     fit,
     for_model,
     length_controlled,
     length_term,
-    read_first_token,
     read_verdict,
     win_rate,
 )
@@ -29,14 +27,6 @@ ROWS = st.lists(st.tuples(PREFERENCES, LENGTH, LENGTH), min_size=100, max_size=1
 
 
 # The order of the two, and the judge's words.
-
-
-def test_the_order_is_a_fair_coin_that_a_seed_tosses_again():
-    tasks = [f"Task {n}" for n in range(2_000)]
-    first = [first_is_model(task) for task in tasks]
-    assert 900 < sum(first) < 1_100
-    assert first == [first_is_model(task) for task in tasks]
-    assert 900 < sum(a != first_is_model(task, seed=1) for a, task in zip(first, tasks, strict=True)) < 1_100
 
 
 @pytest.mark.parametrize(
@@ -68,24 +58,6 @@ def test_the_order_is_a_fair_coin_that_a_seed_tosses_again():
 )
 def test_a_verdict_is_read_where_one_stands_and_nowhere_else(text, preference):
     assert read_verdict(text) == preference
-
-
-@given(st.floats(-20, 0), st.floats(-20, 0))
-def test_log_probabilities_weigh_the_two_labels_against_each_other(first, second):
-    a, b = math.exp(first), math.exp(second)
-    assert read_first_token({"A": first, "B": second, "The": -0.1}) == pytest.approx(a / (a + b))
-    swapped = read_first_token({"A": second, "B": first})
-    assert swapped is not None
-    assert swapped == pytest.approx(b / (a + b))
-
-
-def test_a_label_that_is_no_alternative_counts_for_nothing():
-    assert read_first_token({"A": -3.0, "It": -0.1}) == 1
-    assert read_first_token({" B": -900.0}) == 0
-    assert read_first_token({"The": -0.1, "a": -2.0}) is None
-    assert read_first_token({}) is None
-    assert read_first_token({"A": -1.0, " A": -1.0, "[B": -1.0}) == pytest.approx(2 / 3)
-    assert read_first_token({"A": -1_000.0, "B": -1_000.0}) == 0.5
 
 
 @given(PREFERENCES | st.none(), st.booleans())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from selfinstruct.evaluate.figures import Figure, Interval, Score, macro, mean, wilson
+from selfinstruct.evaluate.figures import Figure, Interval, mean, wilson
 from selfinstruct.filters.novelty import Tokenizer, rouge_l
 from selfinstruct.filters.text import Empty, Refusal, Repetition
 from selfinstruct.records import Record
@@ -102,19 +102,6 @@ def _spelt(text: str, choices: Mapping[str, str]) -> str:
     if alone is None and lettered and named is not None and normal(text[lettered.end() :]) == normal(named):
         return named
     return text if alone is None else alone
-
-
-class Accuracy(NamedTuple):
-    """By task, and the mean of the tasks."""
-
-    tasks: dict[str, Figure]
-    macro: Figure
-
-
-def accuracy(scores: Mapping[str, Sequence[Score]], *, seed: int = 0) -> Accuracy:
-    """Means of each task's scores, and the mean of these, in which every task weighs the same (as FLAN and
-    Super-NaturalInstructions report). ``differences`` of two models go in as well as scores."""
-    return Accuracy({name: mean(scores[name], seed=seed) for name in sorted(scores)}, macro(scores, seed=seed))
 
 
 # Which labels an instruction names.

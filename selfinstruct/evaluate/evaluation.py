@@ -260,7 +260,12 @@ def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """All figures, for programs."""
 
     def figure(one: Figure) -> dict[str, Any]:
-        return {**(one.interval._asdict() if one.interval else {}), "items": one.items, "missing": one.missing, "empty": list(one.empty)}
+        return {
+            **(one.interval._asdict() if one.interval else {}),
+            "items": one.items,
+            "missing": one.missing,
+            "empty": list(one.empty),
+        }
 
     return [
         {

@@ -7,25 +7,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from selfinstruct.evaluate.figures import Floats, Interval, Score, column, wilson
-from selfinstruct.records import digest
 
 LABELS = ("A", "B")
 """What the judge calls the first output and the second."""
 
 
 # The judge's verdict.
-
-
-def first_is_model(instruction: str, seed: int = 0) -> bool:
-    """Whether the judge reads the model's output first: drawn by a hash of the instruction, so that a judge that likes
-    the first place gives nobody an advantage (AlpacaEval; Zheng et al. 2023, section 3.4)."""
-    return int(digest("first-is-model", str(seed), instruction), 16) % 2 == 0
 
 
 def for_model(first: Score, model_first: bool) -> float | None:
@@ -66,21 +59,6 @@ def read_verdict(text: str) -> float | None:
 
 def _preference(said: str) -> float:
     return {"a": 1.0, "b": 0.0}.get(said.casefold(), 0.5)
-
-
-def read_first_token(first_token: Mapping[str, float]) -> float | None:
-    """The preference for the first output by the log-probabilities of the judge's first token: the probability of its
-    label among those of both, as AlpacaEval 2 weighs them. One that is not among the alternatives counts for nothing;
-    None where neither is."""
-    mass = dict.fromkeys(LABELS, -math.inf)
-    for token, log_probability in first_token.items():
-        label = re.sub(r"[\W_]", "", token)  # a lower-case a may begin any sentence
-        if label in mass:
-            mass[label] = float(np.logaddexp(mass[label], log_probability))
-    first, second = (mass[label] for label in LABELS)
-    if first == second:
-        return None if first == -math.inf else 0.5
-    return float(_sigmoid(np.array(first - second)))
 
 
 class BothOrders(NamedTuple):
