@@ -100,8 +100,15 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path, data: Path) -> Non
     assert Evaluation(folder, [base], suites).run(lambda model, done, of: asked.append(done)) == first
     with sqlite3.connect(journal) as database:
         assert database.execute("SELECT count(*), sum(sent > arrived) FROM replies").fetchone()[0] == 3
-    with pytest.raises(UsageError, match="asks for something else"):
-        Evaluation(folder, [base], suites, max_tokens=7).run(silent)
+    Evaluation(folder, [base], [*suites, open_suite("labels", data, None)]).run(
+        lambda model, done, of: asked.append(of)
+    )
+    assert set(asked[3:]) == {5}
+    with sqlite3.connect(journal) as database:  # the labels' answers may be shorter: other requests
+        assert database.execute("SELECT count(*) FROM replies").fetchone() == (5,)
+    Path(base.removeprefix("scripted/")).write_text('[[rule]]\nreply = "It is the Adriatic Sea."\n')  # trained anew
+    (again,) = as_json(Evaluation(folder, [base], suites).run(silent))
+    assert figures(again, 0, "ROUGE-L")["value"] > 0
 
 
 def test_a_judge_reads_both_orders_and_a_win_counts_where_they_agree(tmp_path: Path, data: Path) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfinstruct.asking import Live
-from selfinstruct.engines import Failure, Options, Reply, Request, Style, open_engine
+from selfinstruct.engines import Options, Reply, Request, Style, open_engine
 from selfinstruct.errors import UsageError
 from selfinstruct.evaluate.closed import Rates, Traits, rates, traits
 from selfinstruct.evaluate.figures import Figure, Interval, Score, differences, macro
@@ -30,13 +30,15 @@ from selfinstruct.evaluate.winrate import (
     win_rate,
 )
 from selfinstruct.files import write_whole, writing
-from selfinstruct.journal import Journal, Place
+from selfinstruct.journal import Journal, Place, request_key
 from selfinstruct.lock import claimed
 from selfinstruct.prompts import Prompts
+from selfinstruct.records import digest
 from selfinstruct.schedule import cancelled
 
 GREEDY = 0.0
-_UNASKED = Failure(kind="rejected", message="one of the two has no answer")
+WEIGHTS = ("weights", "adapter", "lora weights", "sha256", "script_sha256", "commit")
+"""What of an engine's facts tells that a model of that name is still the same."""
 
 
 class Judged(NamedTuple):
@@ -58,6 +60,8 @@ class Row(NamedTuple):
     rates: Rates
     judged: Judged | None
     """Against the base, where a judge was asked."""
+    parts: dict[str, Any]
+    """The suite's own table of parts, for programs."""
 
 
 class Table(NamedTuple):
@@ -110,16 +114,20 @@ class Evaluation:
     def _answers(self, model: str, report: Callable[[str, int, int], None]) -> dict[str, list[Reply]]:
         """The model's answers, by suite."""
 
-        def request(place: Place, style: Style) -> Request:
-            suite = next(suite for suite in self.suites if suite.name == place.stage)
-            item = suite.items[place.step]
-            most = self._max_tokens or suite.length
-            values = {"instruction": item.instruction, "input": item.input}
-            return self._prompts[f"answer/{style}"].request(values, temperature=GREEDY, max_tokens=most)
+        def requests(style: Style) -> dict[Hashable, Request]:
+            prompt = self._prompts[f"answer/{style}"]
+            return {
+                (suite.name, at): prompt.request(
+                    {"instruction": item.instruction, "input": item.input},
+                    temperature=GREEDY,
+                    max_tokens=self._max_tokens or suite.length,
+                )
+                for suite in self.suites
+                for at, item in enumerate(suite.items)
+            }
 
-        places = [Place(suite.name, at) for suite in self.suites for at in range(len(suite.items))]
-        replies = asyncio.run(self._asked(_slug(model), model, places, request, report))
-        return {suite.name: [replies[Place(suite.name, at)] for at in range(len(suite.items))] for suite in self.suites}
+        replies = asyncio.run(self._asked(_slug(model), model, requests, report))
+        return {suite.name: [replies[suite.name, at] for at in range(len(suite.items))] for suite in self.suites}
 
     def _judgements(
         self, replies: Mapping[str, Mapping[str, Sequence[Reply]]], report: Callable[[str, int, int], None]
@@ -134,42 +142,41 @@ class Evaluation:
                     if not one.error and not theirs.error:
                         pairs[name, model, at] = one.text, theirs.text
 
-        stages = {f"{name} {_slug(model)}": (name, model) for name in free for model in others}
+        def requests(style: Style) -> dict[Hashable, Request]:
+            prompt = self._prompts[f"judge/better/{style}"]
+            wanted: dict[Hashable, Request] = {}
+            for (name, model, at), (ours, theirs) in pairs.items():
+                item = free[name].items[at]
+                for order, (first, second) in enumerate(((ours, theirs), (theirs, ours))):
+                    values = {"instruction": item.instruction, "input": item.input, "first": first, "second": second}
+                    wanted[name, model, at, order] = prompt.request(values)
+            return wanted
 
-        def request(place: Place, style: Style) -> Request:
-            name, model = stages[place.stage]
-            item, (ours, theirs) = free[name].items[place.step], pairs[name, model, place.step]
-            first, second = (ours, theirs) if place.item == 0 else (theirs, ours)
-            values = {"instruction": item.instruction, "input": item.input, "first": first, "second": second}
-            return self._prompts[f"judge/better/{style}"].request(values)
+        verdicts = asyncio.run(self._asked(f"judge-{_slug(self._judge)}", self._judge, requests, report))
 
-        places = [Place(f"{name} {_slug(model)}", at, order) for name, model, at in pairs for order in (0, 1)]
-        verdicts = asyncio.run(self._asked(f"judge-{_slug(self._judge)}", self._judge, places, request, report))
+        def preference(name: str, model: str, at: int, order: int) -> Score:
+            reply = verdicts.get((name, model, at, order))
+            return None if reply is None or reply.error else for_model(read_verdict(reply.text), order == 0)
+
         found = {}
-        for stage, (name, model) in stages.items():
-            orders: list[list[Score]] = [[], []]
-            kept = []
-            for at in range(len(free[name].items)):
-                there = (name, model, at) in pairs
-                kept.append(tuple(len(text) for text in pairs[name, model, at]) if there else (0, 0))
-                for order, column in enumerate(orders):
-                    reply = verdicts[Place(stage, at, order)] if there else Reply(error=_UNASKED)
-                    read = None if reply.error else read_verdict(reply.text)
-                    column.append(for_model(read, order == 0))
-            both = both_orders(*orders)
-            control = length_controlled(both.preferences, [one for one, _ in kept], [other for _, other in kept])
-            found[name, model] = Judged(win_rate(both.preferences), both.consistency, control)
+        for name, suite in free.items():
+            for model in others:
+                numbers = range(len(suite.items))
+                both = both_orders(*([preference(name, model, at, order) for at in numbers] for order in (0, 1)))
+                lengths = [[len(text) for text in pairs.get((name, model, at), ("", ""))] for at in numbers]
+                control = length_controlled(both.preferences, *zip(*lengths, strict=True))
+                found[name, model] = Judged(win_rate(both.preferences), both.consistency, control)
         return found
 
     async def _asked(
         self,
         folder: str,
         model: str,
-        places: Sequence[Place],
-        request: Callable[[Place, Style], Request],
+        requests: Callable[[Style], dict[Hashable, Request]],
         report: Callable[[str, int, int], None],
-    ) -> dict[Place, Reply]:
-        """The model's replies, from the journal of that folder or from the model."""
+    ) -> dict[Hashable, Reply]:
+        """The model's replies, from the journal of that folder or from the model. The same request of the same weights
+        is asked once, whatever else is evaluated with it."""
         with writing(self.folder / folder):
             (self.folder / folder).mkdir(exist_ok=True)
         done = 0
@@ -178,16 +185,21 @@ class Evaluation:
         try:
             journal = Journal(self.folder / folder / "journal.sqlite")
             try:
-                live = Live(journal, engine)
+                live, facts = Live(journal, engine), engine.facts()
+                same = [facts.get(fact, "") for fact in WEIGHTS]
+                wanted = requests(style)
+                keys = {name: digest(request_key(model, request), *same) for name, request in wanted.items()}
+                once = {keys[name]: request for name, request in wanted.items()}
 
-                async def ask(place: Place) -> tuple[Place, Reply]:
+                async def ask(key: str) -> tuple[str, Reply]:
                     nonlocal done
-                    reply, _ = await live.reply(place, request(place, style), (), 0)
+                    reply, _ = await live.reply(Place(key, 0), once[key], (), 0)
                     done += 1
-                    report(model, done, len(places))
-                    return place, reply
+                    report(model, done, len(once))
+                    return key, reply
 
-                return dict(await _all([ask(place) for place in places]))
+                found = dict(await _all([ask(key) for key in once]))
+                return {name: found[key] for name, key in keys.items()}
             finally:
                 journal.close()
         finally:
@@ -210,7 +222,8 @@ class Evaluation:
                     beside[metric] = macro({task: differences(columns[metric][task], theirs[task]) for task in theirs})
             figures = {metric: macro(columns[metric]) for metric in suite.metrics}
             traits_of = rates(self._traits(suite, replies[model]))
-            rows.append(Row(model, figures, beside, traits_of, judged.get((suite.name, model))))
+            parts = suite.parts([None if reply.error else reply.text for reply in replies[model]])
+            rows.append(Row(model, figures, beside, traits_of, judged.get((suite.name, model)), parts))
         return Table(suite.name, len(suite.items), rows)
 
     def _traits(self, suite: Suite, replies: Sequence[Reply]) -> list[Traits | None]:
@@ -238,7 +251,7 @@ def _slug(model: str) -> str:
     return re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model"
 
 
-async def _all(asking: Sequence[Coroutine[Any, Any, tuple[Place, Reply]]]) -> list[tuple[Place, Reply]]:
+async def _all(asking: Sequence[Coroutine[Any, Any, tuple[str, Reply]]]) -> list[tuple[str, Reply]]:
     """What all of them return; the first error ends the others."""
     tasks = [asyncio.ensure_future(one) for one in asking]
     try:
@@ -286,6 +299,7 @@ def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
                         "words": figure(row.rates.words),
                     },
                     "judged": _judged(row.judged) if row.judged else None,
+                    "parts": row.parts,
                 }
                 for row in table.rows
             ],

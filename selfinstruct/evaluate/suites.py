@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from selfinstruct.encodings import Behaviour
 from selfinstruct.errors import InputError, UsageError
 from selfinstruct.evaluate.closed import label_space, matches, options, rouge
 from selfinstruct.evaluate.figures import Score
-from selfinstruct.evaluate.ifeval import Verifiable, followed, read_verifiable
+from selfinstruct.evaluate.ifeval import Verifiable, accuracy, followed, read_verifiable
 from selfinstruct.formats import read_dataset
 from selfinstruct.records import Record, digest
 from selfinstruct.resources import SEEDS
@@ -63,6 +63,10 @@ class Suite(Protocol):
         """Of the answer to the item of that number, which may be empty."""
         ...
 
+    def parts(self, answers: Sequence[str | None]) -> dict[str, Any]:
+        """Of all answers, what the suite counts by part; None for one that never came."""
+        ...
+
 
 class IFEval:
     """Verifiable instructions (Zhou et al. 2023): the share of prompts of which all instructions are followed, and of
@@ -89,6 +93,15 @@ class IFEval:
             scores[f"prompts, {how}"] = (0.0 if failed else None if None in parts else 1.0,)
         return scores
 
+    def parts(self, answers: Sequence[str | None]) -> dict[str, Any]:
+        """By group and by type of instruction."""
+        came = [(one, said) for one, said in zip(self._asked, answers, strict=True) if said is not None]
+        found = accuracy([one for one, _ in came], [followed(one, said, self._behaviour) for one, said in came])
+        return {
+            name: {part: tally._asdict() for part, tally in tallies.items()}
+            for name, tallies in (("groups", found.groups), ("types", found.types))
+        }
+
 
 class Labels:
     """Classification: the share of answers that are the label, as both are compared (``closed.normal``), every task
@@ -114,6 +127,9 @@ class Labels:
         right = bool(answer.strip()) and matches(answer, [row.output], choices=listed)
         return {"accuracy": (float(right),)}
 
+    def parts(self, answers: Sequence[str | None]) -> dict[str, Any]:
+        return {}
+
 
 class HeldOut:
     """ROUGE-L of answers with references of rows that were not trained on (Self-Instruct's measure, section 4.3)."""
@@ -131,6 +147,9 @@ class HeldOut:
 
     def scores(self, at: int, answer: str) -> Scores:
         return {"ROUGE-L": (rouge(answer, [self._rows[at].output]),)}
+
+    def parts(self, answers: Sequence[str | None]) -> dict[str, Any]:
+        return {}
 
 
 def few(rows: Sequence[T], limit: int | None, text: Callable[[T], str]) -> list[T]:
