@@ -27,7 +27,7 @@ generate: .venv/.local
 	$(BIN)/selfinstruct generate --seeds seeds/175.jsonl --num 20 --out runs/first --model local
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-vllm: .venv-vllm/.ready $(MODEL)/config.json
 	$(VLLM)/python -m pytest -rs tests/test_vllm.py tests/test_ray.py tests/test_engines.py
