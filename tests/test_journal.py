@@ -461,3 +461,16 @@ class TestAFolderThatIsReadOnly:
 )
 def test_a_places_name_is_read_back(place: Place) -> None:
     assert Place.read(str(place)) == place
+
+
+def test_a_journal_in_which_nothing_came_to_stand_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    Journal(path).close()
+    assert list(tmp_path.iterdir()) == []
+    journal = Journal(path)
+    journal.keep_input("seeds", b"x", whole=False)
+    journal.close()
+    for read_only in (True, False):
+        journal = Journal(path, read_only=read_only)
+        assert list(journal.inputs()) == ["seeds"]
+        journal.close()

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.errors import StorageError, UsageError
-from selfinstruct.lock import STALE, Lock, owner
+from selfinstruct.lock import STALE, Lock, claimed, owner
 
 HOLDER = """
 import sys, time
@@ -189,3 +189,36 @@ def test_nobody_owns_a_folder_without_a_lock_or_with_a_folder_for_one(tmp_path: 
     assert owner(tmp_path) is None
     with pytest.raises(StorageError):
         Lock(tmp_path)
+
+
+def test_a_claim_that_came_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+    with claimed(tmp_path / "new") as lock:
+        assert lock.taken_over == "" and owner(tmp_path / "new") is not None
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "there").mkdir()
+    with pytest.raises(RuntimeError), claimed(tmp_path / "there"):
+        raise RuntimeError
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_claim_that_came_to_something_leaves_that_and_its_lock(tmp_path: Path) -> None:
+    with claimed(tmp_path / "new"):
+        (tmp_path / "new" / "kept").touch()
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"kept", "lock"}
+    assert owner(tmp_path / "new") is None
+
+
+def test_who_opened_a_lock_that_was_then_taken_away_does_not_hold_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def late(file: Any, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        (tmp_path / "lock").unlink()  # by its owner, between our opening it and locking it
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(UsageError, match="in use"):
+        Lock(tmp_path)
+    Lock(tmp_path).release()
