@@ -24,7 +24,6 @@ from selfinstruct.errors import EngineError, UsageError
 pytestmark = [pytest.mark.slow, needs_vllm]
 
 NAME = f"vllm/{MODEL}"
-ROOT = MODEL.parent
 SEEDS = Path(__file__).parent.parent / "seeds" / "175.jsonl"
 GREEDY = Sampling(temperature=0, max_tokens=24)
 QUESTION = (
@@ -249,7 +248,6 @@ class TestWhatCannotBeServed:
         ("name", "options", "told", "hint"),
         [
             ("vllm/no/such-model", {}, "could not start", "hub id"),
-            (f"vllm/{ROOT}/nothing", {}, "could not start", "folder"),
             (NAME, {"context": 100_000}, "max_model_len", "--context"),
             (NAME, {"tensor_parallel": 2}, "attention heads", "--tensor-parallel"),
             (f"{NAME}?quantization=awq", {}, "awq", "quant"),
