@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from selfinstruct.errors import UsageError
+from selfinstruct.resources import PROMPTS
 from selfinstruct.sft import LENGTH
+from selfinstruct.templates import OURS
 
 if TYPE_CHECKING:
     from selfinstruct.sft import Tuning
@@ -18,6 +20,8 @@ TRAINERS = ("axolotl", "llamafactory", "trl")
 
 def config(tuning: Tuning, trainer: str, out: Path | None) -> str:
     """The trainer's YAML, below the commands that it goes with. Raises UsageError for one that we do not know."""
+    if trainer == "llamafactory" and tuning.template not in ("auto", "model", *OURS):
+        raise UsageError("LLaMA-Factory reads no Jinja file", hint="--template auto, or one that it knows")
     if trainer not in TRAINERS:
         raise UsageError(f"--print-config {trainer}: no such trainer", hint=f"one of {', '.join(TRAINERS)}")
     made, format, file, command = {
@@ -31,20 +35,41 @@ def config(tuning: Tuning, trainer: str, out: Path | None) -> str:
     if trainer == "llamafactory":
         lines.append('dataset_info.json beside it: {"train": {"file_name": "train.json"}}')
     lines.append(command)
-    lines.append("Rows are held out at random there, and by their content here; templates are the trainer's own.")
+    if trainer == "llamafactory" and tuning.template not in ("auto", "model"):
+        lines.append(f"its own template {tuning.template}, whose words may differ from ours")
+    lines.append(
+        "Rows are held out at random there, and by their content here. Unpacked, so that a step has as many rows."
+    )
     told = "".join(f"# {line}\n" for line in lines)
     return told + yaml.safe_dump(made(tuning, str(out or "tuned")), sort_keys=False)
 
 
+def _file(tuning: Tuning) -> Path | None:
+    """The file of the template; None for the model's own."""
+    if tuning.template in ("auto", "model"):
+        return None
+    return PROMPTS / "templates" / f"{tuning.template}.jinja" if tuning.template in OURS else Path(tuning.template)
+
+
+def _template(tuning: Tuning) -> str:
+    path = _file(tuning)
+    try:
+        return path.read_text(encoding="utf-8") if path else ""
+    except OSError as error:
+        hint = f"auto, model, {', '.join(OURS)}, or a Jinja file"
+        raise UsageError(f"--template {tuning.template}: {error.strerror}", hint=hint) from error
+
+
 def _steps(tuning: Tuning) -> int:
+    """Of gradients that are added up, for one device."""
     return max(1, round(tuning.batch_size / tuning.micro_batch))
 
 
 def _axolotl(tuning: Tuning, out: str) -> dict[str, Any]:
-    template = {"auto": "tokenizer_default", "model": "tokenizer_default"}.get(tuning.template, tuning.template)
+    text = _template(tuning)
     made: dict[str, Any] = {
         "base_model": tuning.model,
-        "chat_template": template,
+        **({"chat_template": "jinja", "chat_template_jinja": text} if text else {"chat_template": "tokenizer_default"}),
         "datasets": [
             {
                 "path": "train.jsonl",
@@ -57,7 +82,7 @@ def _axolotl(tuning: Tuning, out: str) -> dict[str, Any]:
         ],
         "val_set_size": tuning.held_out,
         "sequence_len": tuning.max_length or LENGTH,
-        "sample_packing": tuning.packing == "auto",
+        "sample_packing": False,
         "micro_batch_size": tuning.micro_batch,
         "gradient_accumulation_steps": _steps(tuning),
         "num_epochs": tuning.epochs,
@@ -84,10 +109,9 @@ def _llamafactory(tuning: Tuning, out: str) -> dict[str, Any]:
         "finetuning_type": tuning.method,
         "dataset_dir": ".",
         "dataset": "train",
-        "template": {"auto": "default", "model": "default"}.get(tuning.template, tuning.template),
+        **({} if tuning.template in ("auto", "model") else {"template": tuning.template}),
         "cutoff_len": tuning.max_length or LENGTH,
-        "packing": tuning.packing == "auto",
-        "neat_packing": tuning.packing == "auto",
+        "packing": False,
         "val_size": tuning.held_out,
         "per_device_train_batch_size": tuning.micro_batch,
         "gradient_accumulation_steps": _steps(tuning),
@@ -110,8 +134,9 @@ def _trl(tuning: Tuning, out: str) -> dict[str, Any]:
         "model_name_or_path": tuning.model,
         "datasets": [{"path": "json", "data_files": "train.jsonl"}],
         "max_length": tuning.max_length or LENGTH,
-        "packing": tuning.packing == "auto",
+        "packing": False,
         "completion_only_loss": True,
+        **({"chat_template_path": str(_file(tuning))} if _file(tuning) else {}),
         "per_device_train_batch_size": tuning.micro_batch,
         "gradient_accumulation_steps": _steps(tuning),
         "num_train_epochs": tuning.epochs,

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from selfinstruct.errors import InputError
 from selfinstruct.records import Record
-from selfinstruct.templates import Template, written
+from selfinstruct.templates import Template, controls, written
 
 IGNORED = -100
 """The label of what is not trained, as torch's cross-entropy has it."""
@@ -25,6 +26,8 @@ class Row(NamedTuple):
     asked: int
     """How many of them are the prompt: they are not trained, and the others are."""
     record: Record
+    whole: bool = True
+    """Whether the answer's end is among them."""
 
     @property
     def labels(self) -> list[int]:
@@ -50,15 +53,22 @@ def tokenised(tokenizer: Any, template: Template, records: Iterable[Record], mos
     whose words forge a turn. Raises InputError for a template that does not end answers."""
     rows: list[Row] = []
     dropped, noted = Counter[str](), Counter[str]()
+    control = controls(tokenizer)
     for record in records:
         record = record.model_copy(update={"output": record.output.strip()})
         if not record.output:
             dropped["no response"] += 1
             continue
-        if template.forges(tokenizer, record):
+        if template.forges(control, record):
             dropped["its words forge a turn"] += 1
             continue
-        said = written(template, tokenizer, record)
+        try:
+            said = written(template, tokenizer, record, control)
+        except InputError:
+            if not record.system:
+                raise
+            dropped["the template refuses it with a system text"] += 1
+            continue
         if said is None:
             dropped["the template rewrites it"] += 1
             continue
@@ -75,7 +85,9 @@ def tokenised(tokenizer: Any, template: Template, records: Iterable[Record], mos
             continue
         if len(ids) > most:
             noted["cut at the end of the context"] += 1
-        rows.append(Row(ids[:most], len(prompt), record))
+        if record.reasoning:
+            noted["its reasoning is left out"] += 1
+        rows.append(Row(ids[:most], len(prompt), record, whole=len(ids) <= most))
     return Rows(rows, dropped, noted)
 
 

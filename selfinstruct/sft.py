@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +23,8 @@ from pydantic import Field
 from selfinstruct.engines import Frozen
 from selfinstruct.errors import EngineError, InputError, UsageError
 from selfinstruct.files import write_whole, writing
-from selfinstruct.formats import dataset_files, read_dataset
+from selfinstruct.formats import dataset_files, read_dataset, write_dataset
+from selfinstruct.lock import Lock
 from selfinstruct.masks import Row, Rows, decoded, tokenised
 from selfinstruct.records import Record
 from selfinstruct.templates import Template, chosen
@@ -36,7 +38,7 @@ SAME = 1e-4
 LENGTH = 1024
 BUCKETS = 10_000
 """Parts of the held-out share."""
-STATE = "sft.json"
+STATE, HELD_OUT = "sft.json", "held-out.json"
 
 
 class Tuning(Frozen):
@@ -61,7 +63,7 @@ class Tuning(Frozen):
     """Tokens of a row; None: LENGTH, or what the model was made for if that is less."""
     packing: Literal["auto", "no"] = "auto"
     held_out: float = Field(0.05, ge=0, lt=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
 
     @property
     def rate(self) -> float:
@@ -94,6 +96,8 @@ class Plan(NamedTuple):
     tokenizer: Any
     most: int
     """Tokens of a row."""
+    end: int
+    """The token that ends an answer."""
 
     def shows(self, row: Row) -> tuple[str, str]:
         """A row's text: what is not trained of it, and what is."""
@@ -119,6 +123,8 @@ def plan(tuning: Tuning) -> Plan:
         raise UsageError(f"--max-length {most}: the model was made for {limit} tokens", hint=f"--max-length {limit}")
     template = chosen(tuning.template, tokenizer)
     said = []
+    if template.thoughtless:
+        said.append(f"{tuning.model} thinks first: it is trained, and will be served, without thoughts")
     if tuning.template == "auto" and template.name != "model":
         said.append(f"{tuning.model} has no chat template: it is trained with --template {template.name}, and keeps it")
     found = tokenised(tokenizer, template, _records(tuning.data), most)
@@ -134,7 +140,12 @@ def plan(tuning: Tuning) -> Plan:
     held_out = [row for row in found.rows if _is_held_out(row.record, tuning.held_out)]
     if not train:
         raise InputError("every row is held out", hint="give a smaller --held-out, or more data")
-    return Plan(template, found, train, held_out, tuple(said), tokenizer, most)
+    ends = [row.ids[-1] for row in found.rows if row.whole]
+    if not ends:
+        raise InputError(
+            f"no answer fits into {most} tokens: none would be trained to end", hint="a larger --max-length"
+        )
+    return Plan(template, found, train, held_out, tuple(said), tokenizer, most, ends[0])
 
 
 def train(tuning: Tuning, out: Path, planned: Plan, report: Callable[[Progress], None]) -> dict[str, Any]:
@@ -142,9 +153,9 @@ def train(tuning: Tuning, out: Path, planned: Plan, report: Callable[[Progress],
 
     Raises UsageError for a folder that holds something else, and EngineError where memory does not suffice.
     """
-    state = _state_of(tuning, out)
-    if state.get("state") == "complete":
-        return state
+    known = _state_of(tuning, out)
+    if known.get("state") == "complete":
+        return known
     _quieten()
     import torch
     from transformers import set_seed
@@ -154,26 +165,42 @@ def train(tuning: Tuning, out: Path, planned: Plan, report: Callable[[Progress],
     if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
         hint = "`accelerate launch -m selfinstruct sft …` uses all, CUDA_VISIBLE_DEVICES=0 one"
         raise UsageError(f"{torch.cuda.device_count()} GPUs are visible to one process", hint=hint)
-    tokenizer = planned.tokenizer
     _check_memory(tuning, on_gpu=on_gpu)
     model = _model(tuning, on_gpu=on_gpu)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes that accelerate started
+    with _held(out) if first else nullcontext():
+        if first and not known:
+            begun = {"state": "running", "tuning": tuning.model_dump(mode="json"), "data": _digests(tuning.data)}
+            with writing(out):
+                write_whole(out / STATE, json.dumps(begun, indent=2).encode() + b"\n")
+        return _trained(tuning, out, planned, report, model, on_gpu=on_gpu)
+
+
+def _trained(
+    tuning: Tuning, out: Path, planned: Plan, report: Callable[[Progress], None], model: Any, *, on_gpu: bool
+) -> dict[str, Any]:
+    import torch
+
+    tokenizer = planned.tokenizer
     # Where the tokenizer has no token to pad with, the end token does: labels are made of lengths, never of ids.
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     packing = tuning.packing == "auto" and packs(model, planned.train, planned.most)
-    trainer = _trainer(tuning, out, model, tokenizer, planned, report, packing=packing, on_gpu=on_gpu)
-    checkpoints = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    trainer, packing, rows_a_step = _trainer(tuning, out, model, planned, report, packing=packing, on_gpu=on_gpu)
+    checkpoint = _checkpoint(out)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         raise EngineError("the GPU's memory does not hold this training", hint=_SMALLER) from error
     log = trainer.state.log_history
     known = {
         "state": "complete",
         "tuning": tuning.model_dump(mode="json"),
+        "base": _place(tuning.model),
         "data": _digests(tuning.data),
         "template": planned.template.name,
         **planned.figures(),
         "packing": packing,
+        "rows_a_step": rows_a_step,
         "learning_rate": tuning.rate,
         "steps": trainer.state.global_step,
         "loss": [[line["step"], line["loss"]] for line in log if "loss" in line],
@@ -181,7 +208,9 @@ def train(tuning: Tuning, out: Path, planned: Plan, report: Callable[[Progress],
         "versions": _versions(),
     }
     if trainer.is_world_process_zero():
-        finish(trainer.model, tokenizer, planned.template, out)
+        finish(trainer.model, tokenizer, planned.template, planned.end, out)
+        if planned.held_out:
+            write_dataset((row.record for row in planned.held_out), out / HELD_OUT, "alpaca")
         write_card(out, known)
         with writing(out):
             write_whole(out / STATE, json.dumps(known, indent=2).encode() + b"\n")
@@ -272,29 +301,63 @@ def _state_of(tuning: Tuning, out: Path) -> dict[str, Any]:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", hint="choose another --out")
     path = out / STATE
-    wanted = {"tuning": tuning.model_dump(mode="json"), "data": _digests(tuning.data)}
     if not path.is_file():
-        if out.is_dir() and any(out.iterdir()):
+        # A lock may be there, and what a write that was killed left.
+        if out.is_dir() and any(one.name != "lock" and not one.name.startswith(".") for one in out.iterdir()):
             raise UsageError(f"{out} is not empty, and no training of ours", hint="choose another --out")
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps({"state": "running", **wanted}, indent=2).encode() + b"\n")
         return {}
     try:
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: {error}", hint="choose another --out") from error
-    if known.get("data") != wanted["data"]:
+        known: Any = json.loads(path.read_text(encoding="utf-8"))
+        before = dict(known["tuning"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: is not what `sft` writes", hint="choose another --out") from error
+    if known.get("data") != _digests(tuning.data):
         raise UsageError(f"{out} was trained on other data", hint="choose another --out")
-    before = known.get("tuning", {})
-    changed = [key for key, value in wanted["tuning"].items() if before.get(key) != value]
+    now = tuning.model_dump(mode="json")
+    changed = [key for key, value in now.items() if before.get(key) != value and key != "micro_batch"]
     if changed:
-        told = ", ".join(f"{key} {before.get(key)!r} is {wanted['tuning'][key]!r} now" for key in changed)
+        told = ", ".join(f"{key} {before.get(key)!r} is {now[key]!r} now" for key in changed)
         raise UsageError(f"{out} was begun with other settings: {told}", hint="choose another --out")
-    return known
+    return dict(known)
 
 
-_SMALLER = "--lora, a smaller --micro-batch or --max-length, or a smaller model"
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """One training a folder; a finished model has no lock in it."""
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    lock = Lock(out)
+    try:
+        yield
+    finally:
+        lock.release(remove=True)
+
+
+def _checkpoint(out: Path) -> Path | None:
+    """The last checkpoint that is whole: one that was being written when the process ended is passed over."""
+    from safetensors import SafetensorError, safe_open
+
+    found = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for path in reversed(found):
+        weights = [*path.glob("*.safetensors")]
+        try:
+            for one in weights:
+                with safe_open(one, "pt"):
+                    pass
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, SafetensorError):
+            continue
+        if weights and all((path / name).is_file() for name in ("optimizer.pt", "scheduler.pt")):
+            return path
+    return None
+
+
+def _place(model: str) -> str:
+    """Where the model lies, from wherever it is asked for; of the hub, its id."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
+
+
+_SMALLER = "a smaller --micro-batch, which may change here; or, into another --out, --lora, --max-length, another model"
 
 
 def _check_memory(tuning: Tuning, *, on_gpu: bool) -> None:
@@ -303,8 +366,11 @@ def _check_memory(tuning: Tuning, *, on_gpu: bool) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tuning.model))
+    try:
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tuning.model))
+    except (OSError, ValueError) as error:
+        raise _no_model(tuning.model, error) from error
     parameters = sum(one.numel() for one in empty.parameters())
     # fp32 weights, gradients and two moments of Adam; beside an adapter the weights stay as they are.
     each = 16 if tuning.method == "full" else 2 if on_gpu else 4
@@ -319,13 +385,15 @@ def _check_memory(tuning: Tuning, *, on_gpu: bool) -> None:
 
 def _model(tuning: Tuning, *, on_gpu: bool) -> Any:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     # A full fine-tune keeps its weights in fp32, and computes in bf16 on a GPU.
     half = on_gpu and tuning.method == "lora"
     try:
-        model = AutoModelForCausalLM.from_pretrained(tuning.model, dtype=torch.bfloat16 if half else torch.float32)
-    except (OSError, ValueError) as error:
+        dtype = torch.bfloat16 if half else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(_place(tuning.model), dtype=dtype)
+    except (OSError, ValueError, SafetensorError) as error:
         raise _no_model(tuning.model, error) from error
     return model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}") if on_gpu else model
 
@@ -334,27 +402,32 @@ def _trainer(
     tuning: Tuning,
     out: Path,
     model: Any,
-    tokenizer: Any,
     planned: Plan,
     report: Callable[[Progress], None],
     *,
     packing: bool,
     on_gpu: bool,
-) -> Any:
+) -> tuple[Any, bool, float]:
+    """The trainer, whether rows are packed, and how many there are in a step."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer, pack_dataset
 
     def dataset(rows: Sequence[Row]) -> Any:
-        made = Dataset.from_dict({"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]})
-        return pack_dataset(made, planned.most, "bfd") if packing else made
+        return Dataset.from_dict({"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]})
 
     train, devices = dataset(planned.train), int(os.environ.get("WORLD_SIZE", "1"))
-    # A step has as many rows packed as unpacked: so many of the sequences that they were packed into.
-    packed = len(planned.train) / len(train)
-    micro = max(1, round(min(tuning.micro_batch, tuning.batch_size) / packed))
-    accumulated = max(1, round(tuning.batch_size / packed / (micro * devices)))
+    each = math.ceil(tuning.batch_size / devices)
+    micro = max(number for number in range(1, min(tuning.micro_batch, each) + 1) if each % number == 0)
+    accumulated, packed = each // micro, 1.0
+    if packing:
+        sequences = pack_dataset(train, planned.most, "bfd")
+        packed = len(train) / len(sequences)
+        packing = packed * devices <= tuning.batch_size  # else a step would have more rows than it should
+        if packing:  # so many sequences for a step that it has about as many rows
+            train, micro, accumulated = sequences, 1, max(1, round(tuning.batch_size / packed / devices))
+    packed = packed if packing else 1.0
     steps = math.ceil(math.ceil(len(train) / (micro * devices * accumulated)) * tuning.epochs)
     arguments = SFTConfig(
         output_dir=str(out / "checkpoints"),
@@ -364,7 +437,7 @@ def _trainer(
         num_train_epochs=tuning.epochs,
         learning_rate=tuning.rate,
         lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(tuning.warmup * steps),
+        warmup_steps=int(tuning.warmup * steps),  # none where the steps are few: the first would learn nothing
         weight_decay=tuning.weight_decay,
         max_length=None,  # no row is longer than it may be
         padding_free=packing,
@@ -376,7 +449,7 @@ def _trainer(
         eval_strategy="epoch" if planned.held_out else "no",
         save_strategy="steps",
         save_steps=max(10, steps // 10),
-        save_total_limit=1,
+        save_total_limit=2,
         seed=tuning.seed,
         data_seed=tuning.seed,
         report_to=[],
@@ -390,12 +463,12 @@ def _trainer(
         args=arguments,
         train_dataset=train,
         eval_dataset=dataset(planned.held_out) if planned.held_out else None,
-        processing_class=tokenizer,
+        processing_class=planned.tokenizer,
         peft_config=lora if tuning.method == "lora" else None,
         callbacks=[_telling(report)],
     )
     trainer.remove_callback(PrinterCallback)
-    return trainer
+    return trainer, packing, round(packed * micro * accumulated * devices, 1)
 
 
 def _telling(report: Callable[[Progress], None]) -> Any:

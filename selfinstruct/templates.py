@@ -7,7 +7,7 @@ what it is asked with later come from one text. What is trained in it is the ans
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +16,14 @@ from selfinstruct.records import Record
 from selfinstruct.resources import PROMPTS
 
 OURS = ("alpaca", "vicuna", "chatml")
-NO_THOUGHT = {"enable_thinking": False}
-"""Told to every template: one of a model that thinks first then leaves the thought out, and the others do not ask."""
+NO_THOUGHT = "{%- set enable_thinking = false -%}"
+"""What stands in front of the template of a model that thinks first: its answers are trained, and asked for, without
+a thought, whoever asks."""
 MARKS = {
-    "alpaca": re.compile(r"^### (?:Instruction|Input|Response):", re.MULTILINE),
-    "vicuna": re.compile(r"(?:^|\s)(?:USER|ASSISTANT): "),
+    "### Response:": re.compile(r"^### (?:Instruction|Input|Response):", re.MULTILINE),
+    "ASSISTANT:": re.compile(r"(?:^|\s)(?:USER|ASSISTANT):"),
 }
-"""What would begin a turn where a text holds it."""
+"""By what a template writes: what of it would begin a turn where a text holds it."""
 
 
 class Template(NamedTuple):
@@ -31,25 +32,30 @@ class Template(NamedTuple):
     name: str
     text: str
 
-    def question(self, record: Record) -> str:
-        """What the user says: the instruction and its input."""
-        heading = "### Input:\n" if self.name == "alpaca" else ""
-        return f"{record.instruction}\n\n{heading}{record.input}" if record.input else record.instruction
+    @property
+    def thoughtless(self) -> bool:
+        """Whether the model would think first by its own template."""
+        return self.text.startswith(NO_THOUGHT)
 
-    def messages(self, record: Record) -> list[dict[str, str]]:
-        """The turns up to the answer."""
-        system = [{"role": "system", "content": record.system}] if record.system else []
-        return [*system, {"role": "user", "content": self.question(record)}]
-
-    def forges(self, tokenizer: Any, record: Record) -> str:
-        """What in a record's own words would be taken for the template's: a token of control, or the beginning of a
+    def forges(self, control: Iterable[str], record: Record) -> str:
+        """What in a record's own words would be taken for the template's: a token of ``control``, or the beginning of a
         turn; empty if nothing is."""
         said = "\n".join((record.system, record.instruction, record.input, record.output))
-        for token in controls(tokenizer):
+        for token in control:
             if token in said:
                 return token
-        mark = MARKS[self.name].search(said) if self.name in MARKS else None
-        return mark[0].strip() if mark else ""
+        for written, mark in MARKS.items():
+            found = mark.search(said) if written in self.text else None
+            if found:
+                return found[0].strip()
+        return ""
+
+
+def messages_of(record: Record) -> list[dict[str, str]]:
+    """The turns up to the answer, as `eval` and `answer` send them too: the input stands below the instruction."""
+    system = [{"role": "system", "content": record.system}] if record.system else []
+    question = f"{record.instruction}\n\n{record.input}" if record.input else record.instruction
+    return [*system, {"role": "user", "content": question}]
 
 
 class Written(NamedTuple):
@@ -69,7 +75,7 @@ def chosen(name: str, tokenizer: Any) -> Template:
 
     Raises UsageError for a name that is none, or a template that the tokenizer cannot write; InputError for a file.
     """
-    own = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    own = _own(tokenizer)
     if name == "auto":
         name = "model" if own else "alpaca"
     if name == "model":
@@ -77,7 +83,7 @@ def chosen(name: str, tokenizer: Any) -> Template:
             raise UsageError(
                 "the model has no chat template", hint="a base model wants --template alpaca, vicuna or chatml"
             )
-        return Template(name, own)
+        return _without_thoughts(Template(name, own), tokenizer)
     if name in OURS:
         text = (PROMPTS / "templates" / f"{name}.jinja").read_text(encoding="utf-8").removesuffix("\n")
     elif Path(name).is_file():
@@ -99,6 +105,24 @@ def chosen(name: str, tokenizer: Any) -> Template:
     return Template(name, text)
 
 
+def _own(tokenizer: Any) -> str:
+    """The tokenizer's template, of several the one that is taken for a chat; empty if it has none."""
+    try:
+        return str(tokenizer.get_chat_template()) if tokenizer.chat_template else ""
+    except ValueError:
+        return ""
+
+
+def _without_thoughts(template: Template, tokenizer: Any) -> Template:
+    asked = [{"role": "user", "content": "?"}]
+    plain = Template(template.name, NO_THOUGHT + template.text)
+    try:
+        same = prompted(template, tokenizer, asked) == prompted(plain, tokenizer, asked)
+    except InputError:  # it wants something else first
+        same = True
+    return template if same else plain
+
+
 def controls(tokenizer: Any) -> list[str]:
     """The tokens of control by their text, the longest first."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -110,10 +134,10 @@ def prompted(template: Template, tokenizer: Any, messages: Sequence[dict[str, st
     return _rendered(template, tokenizer, messages, add_generation_prompt=True)
 
 
-def written(template: Template, tokenizer: Any, record: Record) -> Written | None:
+def written(template: Template, tokenizer: Any, record: Record, control: Sequence[str]) -> Written | None:
     """A record with its answer; None where the template changes the answer's words, or begins otherwise than what is
     served. Raises InputError for a template that cannot be rendered or lets answers run on."""
-    messages = template.messages(record)
+    messages = messages_of(record)
     prompt = prompted(template, tokenizer, messages)
     whole = [*messages, {"role": "assistant", "content": record.output}]
     text = _rendered(template, tokenizer, whole, add_generation_prompt=False)
@@ -124,7 +148,7 @@ def written(template: Template, tokenizer: Any, record: Record) -> Written | Non
         return None
     behind = answer + len(record.output)
     blank = len(text[behind:]) - len(text[behind:].lstrip())
-    for token in controls(tokenizer):
+    for token in control:
         if text.startswith(token, behind + blank):
             return Written(text, len(prompt), answer, behind + blank + len(token))
     raise InputError(
@@ -145,7 +169,6 @@ def _rendered(
                 chat_template=template.text,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                **NO_THOUGHT,
             )
         )
     except (TemplateError, TypeError, ValueError) as error:

@@ -8,16 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.errors import UsageError
 from selfinstruct.files import write_whole, writing
-from selfinstruct.records import Record
-from selfinstruct.templates import Template, written
+from selfinstruct.templates import Template
 
 
-def finish(model: Any, tokenizer: Any, template: Template, out: Path) -> None:
+def finish(model: Any, tokenizer: Any, template: Template, end: int, out: Path) -> None:
     """Save model and tokenizer, with the template, and the token that ends an answer among those that end a text. Of an
     adapter, itself."""
-    end = end_token(template, tokenizer)
     config = model.generation_config
     known = config.eos_token_id
     ends = known if isinstance(known, list) else [] if known is None else [known]
@@ -30,17 +27,6 @@ def finish(model: Any, tokenizer: Any, template: Template, out: Path) -> None:
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         config.save_pretrained(out)
-
-
-def end_token(template: Template, tokenizer: Any) -> int:
-    """The id of the token that the template puts behind an answer."""
-    said = written(template, tokenizer, Record(instruction="Say hello.", output="Hello."))
-    if said is None:
-        raise UsageError(
-            f"the template {template.name} rewrites answers", hint="--template alpaca, vicuna or chatml does not"
-        )
-    token = said.text[said.answer + len("Hello.") : said.end].strip()
-    return int(tokenizer.convert_tokens_to_ids(token))
 
 
 def write_card(out: Path, known: dict[str, Any]) -> None:
@@ -58,7 +44,7 @@ def write_card(out: Path, known: dict[str, Any]) -> None:
         f"# {name}, tuned on {known['rows']:,} rows",
         "",
         f"Supervised fine-tune by `selfinstruct sft` ({'LoRA' if tuning['method'] == 'lora' else 'all weights'}), "
-        f"{known['steps']:,} steps of {tuning['batch_size']} rows, {tuning['epochs']:g} epochs, learning rate "
+        f"{known['steps']:,} steps of {known['rows_a_step']:g} rows, {tuning['epochs']:g} epochs, learning rate "
         f"{known['learning_rate']:g}. The loss falls on the answer and its end token alone.",
         "",
         f"Asked with the template `{known['template']}`, which lies in the tokenizer's folder; an answer ends with a "

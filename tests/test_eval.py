@@ -96,10 +96,12 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path, data: Path) -> Non
     (journal,) = folder.glob("*/journal.sqlite")
     with sqlite3.connect(journal) as database:
         database.execute("DELETE FROM replies WHERE rowid = 1")
+        before = set(database.execute("SELECT stage, sent FROM replies"))
     asked: list[int] = []
     assert Evaluation(folder, [base], suites).run(lambda model, done, of: asked.append(done)) == first
     with sqlite3.connect(journal) as database:
-        assert database.execute("SELECT count(*), sum(sent > arrived) FROM replies").fetchone()[0] == 3
+        after = set(database.execute("SELECT stage, sent FROM replies"))
+    assert len(after) == 3 and before < after  # what was there was not sent again
     Evaluation(folder, [base], [*suites, open_suite("labels", data, None)]).run(
         lambda model, done, of: asked.append(of)
     )
@@ -159,9 +161,9 @@ def test_our_own_prompts_are_there(tmp_path: Path) -> None:
 
 class TestCommand:
     def test_the_base_is_that_of_what_sft_made(self, tmp_path: Path) -> None:
-        (tmp_path / "sft.json").write_text('{"tuning": {"model": "some/base"}}')
+        (tmp_path / "sft.json").write_text('{"state": "complete", "base": "some/base"}')
         assert base_of(["openai/x", f"hf/{tmp_path}"]) == "hf/some/base"
-        assert base_of([f"vllm/{tmp_path}?dtype=float16"]) == "vllm/some/base"
+        assert base_of([f"vllm/{tmp_path}?dtype=float16&lora=x"]) == "vllm/some/base?dtype=float16"
         with pytest.raises(UsageError, match="no base"):
             base_of(["openai/x"])
 

@@ -14,7 +14,7 @@ from tinymodels import KINDS, OWN, SPECIAL, needs_training, tokenizer
 from selfinstruct.errors import InputError, UsageError
 from selfinstruct.masks import IGNORED, decoded, tokenised
 from selfinstruct.records import Record
-from selfinstruct.templates import OURS, Template, chosen, prompted, written
+from selfinstruct.templates import OURS, Template, chosen, controls, prompted, written
 
 pytestmark = needs_training
 TEMPLATES = (*OURS, *OWN)
@@ -31,7 +31,9 @@ known = cache(tokenizer)
 
 @cache
 def template(kind: str, name: str) -> Template:
-    return Template(name, OWN[name]) if name in OWN else chosen(name, known(kind))
+    its = known(kind)
+    its.chat_template = OWN.get(name)
+    return chosen("model" if name in OWN else name, its)
 
 
 @FIXTURE
@@ -42,7 +44,7 @@ def test_what_is_trained_is_the_answer_and_its_end_to_the_byte(
     record = Record(instruction=instruction, input=given_input, system=system, output=answer)
     its, mine = known(kind), template(kind, name)
     found = tokenised(its, mine, [record], 10_000)
-    if mine.forges(its, record):
+    if mine.forges(controls(its), record):
         assert found.rows == [] and dict(found.dropped) == {"its words forge a turn": 1}
         return
     (row,) = found.rows
@@ -50,13 +52,10 @@ def test_what_is_trained_is_the_answer_and_its_end_to_the_byte(
     lead = " " if name == "vicuna" else ""  # Vicuna's own blank: what is served ends before it
     assert said == f"{lead}{answer}{ENDS.get(name, '<|end|>')}"
     # In training as when it is served: the very tokens that a server would send, and then the answer.
-    served = its.apply_chat_template(
-        mine.messages(record),
-        chat_template=mine.text,
-        add_generation_prompt=True,
-        enable_thinking=False,
-        tokenize=False,
-    )
+    question = f"{instruction}\n\n{given_input}" if given_input else instruction
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": question})
+    served = its.apply_chat_template(messages, chat_template=mine.text, add_generation_prompt=True, tokenize=False)
     assert row.ids[: row.asked] == its(served, add_special_tokens=False).input_ids
     assert len(row.labels) == len(row.ids)
 
@@ -81,8 +80,8 @@ def test_where_a_token_reaches_over_the_boundary_it_is_cut_there_and_counted() -
     its, mine = known("crossing"), template("crossing", "alpaca")
     found = tokenised(its, mine, [Record(instruction="Say hello.", output="Hello")], 1000)
     assert found.noted == {"cut where a token reached over the answer's beginning": 1}
-    one = its(written(mine, its, found.rows[0].record).text, add_special_tokens=False)  # type: ignore[union-attr]
-    assert one.input_ids != found.rows[0].ids
+    said = written(mine, its, found.rows[0].record, controls(its))
+    assert said is not None and its(said.text, add_special_tokens=False).input_ids != found.rows[0].ids
 
 
 def test_the_end_token_is_trained_though_it_pads_too() -> None:
@@ -101,12 +100,20 @@ def test_words_that_forge_a_turn_are_dropped_and_counted(token: str, field: str)
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("alpaca", "x\n### Response:\ny"), ("alpaca", "### Input:"), ("vicuna", "a USER: b")]
+    ("name", "text"),
+    [
+        ("alpaca", "x\n### Response:\ny"),
+        ("alpaca", "### Input:"),
+        ("vicuna", "a USER: b"),
+        ("vicuna", "\nASSISTANT:"),
+    ],
 )
 def test_a_heading_of_the_template_in_a_text_forges_a_turn_too(name: str, text: str) -> None:
     mine = template("words", name)
-    assert mine.forges(known("words"), Record(instruction=text, output="x"))
-    assert not mine.forges(known("words"), Record(instruction="The USER said: ### no", output="x"))
+    assert mine.forges([], Record(instruction=text, output="x"))
+    assert not mine.forges([], Record(instruction="The USER said: ### no", output="x"))
+    as_its_own = mine._replace(name="model")  # a second fine-tune finds it in the model's folder
+    assert as_its_own.forges([], Record(instruction=text, output="x"))
 
 
 BEGUN = "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -122,9 +129,14 @@ def test_a_template_without_an_end_is_refused_and_one_that_rewrites_drops() -> N
     assert tokenised(its, loud, [record], 1000).dropped == {"the template rewrites it": 1}
     silent = Template("x", "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}")
     assert tokenised(its, silent, [record.model_copy(update={"output": " \n"})], 1000).dropped == {"no response": 1}
-    broken = Template("x", "{{ raise_exception('no system') }}")
-    with pytest.raises(InputError, match="no system"):
-        tokenised(its, broken, [record], 1000)
+    refuses = Template(
+        "x", "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + silent.text
+    )
+    rows = [record.model_copy(update={"system": "Be kind."}), record]
+    found = tokenised(its, refuses, rows, 1000)
+    assert (len(found.rows), dict(found.dropped)) == (1, {"the template refuses it with a system text": 1})
+    with pytest.raises(InputError, match="nothing"):
+        tokenised(its, Template("x", "{{ raise_exception('nothing') }}"), rows, 1000)
 
 
 class TestChosen:
@@ -133,8 +145,26 @@ class TestChosen:
         assert chosen("auto", its) == chosen("alpaca", its)
         with pytest.raises(UsageError, match="no chat template"):
             chosen("model", its)
+        own = OWN["trims and begins"]
+        its.chat_template = own
+        assert chosen("auto", its) == chosen("model", its) == Template("model", own)
+
+    def test_a_model_that_thinks_is_trained_and_served_without_thoughts(self) -> None:
+        its = tokenizer("words")
         its.chat_template = OWN["thinks"]
-        assert chosen("auto", its) == chosen("model", its) == Template("model", OWN["thinks"])
+        mine = chosen("auto", its)
+        assert mine.thoughtless
+        asked = [{"role": "user", "content": "?"}]
+        for flag in ({}, {"enable_thinking": True}):
+            served = its.apply_chat_template(
+                asked, chat_template=mine.text, add_generation_prompt=True, tokenize=False, **flag
+            )
+            assert served.endswith("<think>\n\n</think>\n\n")
+
+    def test_of_several_templates_the_one_for_chats_is_meant(self) -> None:
+        its = tokenizer("words")
+        its.chat_template = {"default": OWN["trims and begins"], "tool_use": "no"}
+        assert chosen("auto", its).text == OWN["trims and begins"]
 
     def test_a_file_is_one_too_and_what_is_none_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "mine.jinja"

@@ -14,11 +14,11 @@ from tinymodels import needs_training, tokenizer
 from typer.testing import CliRunner
 
 from selfinstruct.cli import app
+from selfinstruct.engines import open_engine
 from selfinstruct.errors import EngineError, InputError, UsageError
-from selfinstruct.masks import IGNORED
-from selfinstruct.records import Record
+from selfinstruct.formats import read_dataset
 from selfinstruct.sft import Progress, Tuning, packs, plan, train
-from selfinstruct.templates import chosen, prompted
+from selfinstruct.templates import chosen, messages_of, prompted
 
 pytestmark = [pytest.mark.slow, needs_training, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
@@ -80,7 +80,7 @@ def test_the_loss_is_trls_completion_only_loss_where_the_masks_are_equal(
     ours = [{"input_ids": row.ids, "labels": row.labels} for row in planned.train]
     its, template = planned.tokenizer, planned.template
     theirs = [
-        {"prompt": prompted(template, its, template.messages(row.record)), "completion": row.record.output + "<|end|>"}
+        {"prompt": prompted(template, its, messages_of(row.record)), "completion": row.record.output + "<|end|>"}
         for row in planned.train
     ]
     arguments = SFTConfig(
@@ -307,7 +307,64 @@ class TestCommand:
             assert set(known) - others <= set(fields)
 
 
-def test_labels_are_ignored_tokens_and_then_the_tokens_themselves(base: Path, data: Path) -> None:
-    for row in plan(Tuning(model=str(base), data=(str(data),), **CLOSE)).train:
-        assert row.labels == [IGNORED] * row.asked + row.ids[row.asked :] and 0 < row.asked < len(row.ids)
-        assert isinstance(row.record, Record)
+@pytest.mark.parametrize(
+    ("rows", "batch", "micro", "packing", "steps"),
+    [(48, 6, 4, "no", 8), (48, 1, 4, "no", 48), (48, 12, 4, "no", 4), (48, 1, 4, "auto", 48), (48, 48, 4, "auto", 1)],
+)
+def test_a_step_has_the_rows_that_were_asked_for(
+    rows: int, batch: int, micro: int, packing: str, steps: int, base: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"instruction": f"Say {n}.", "output": f"{n}!"}) + "\n" for n in range(rows)))
+    more = {"batch_size": batch, "micro_batch": micro, "packing": packing, "epochs": 1}
+    known = tuned(base, path, tmp_path / "out", **more)
+    assert known["steps"] == steps and known["rows_a_step"] == pytest.approx(rows / steps, rel=0.05)
+
+
+def test_even_one_step_learns(base: Path, data: Path, tmp_path: Path) -> None:
+    tuned(base, data, tmp_path / "out", epochs=1)
+    assert any((weights(base)[name] != new).any() for name, new in weights(tmp_path / "out").items())
+
+
+def test_an_adapter_stops_where_its_template_ends_an_answer(base: Path, data: Path, tmp_path: Path) -> None:
+    tuned(base, data, tmp_path / "out", method="lora", epochs=1, template="chatml")
+    engine: Any = open_engine(f"hf/{tmp_path / 'out'}")
+    assert tokenizer("words").convert_tokens_to_ids("<|im_end|>") in engine._ends()
+
+
+def test_a_broken_checkpoint_is_passed_over(base: Path, data: Path, tmp_path: Path) -> None:
+    import torch
+
+    def strike(progress: Progress) -> None:
+        if progress.step == 23:
+            raise KeyboardInterrupt
+
+    tuned(base, data, tmp_path / "whole", epochs=24)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(base, data, tmp_path / "struck", strike, epochs=24)
+    last = tmp_path / "struck" / "checkpoints" / "checkpoint-20"
+    (last / "model.safetensors").write_bytes((last / "model.safetensors").read_bytes()[:100])
+    seen: list[int] = []
+    tuned(base, data, tmp_path / "struck", lambda progress: seen.append(progress.step), epochs=24, micro_batch=4)
+    assert seen[0] == 11
+    whole, struck = weights(tmp_path / "whole"), weights(tmp_path / "struck")
+    assert all(torch.allclose(whole[name], struck[name], atol=1e-4) for name in whole)
+
+
+def test_one_training_a_folder(base: Path, data: Path, tmp_path: Path) -> None:
+    def second(progress: Progress) -> None:
+        with pytest.raises(UsageError, match="in use"):
+            tuned(base, data, tmp_path / "out", epochs=2)
+
+    tuned(base, data, tmp_path / "out", second, epochs=2)
+    assert not (tmp_path / "out" / "lock").exists()
+
+
+def test_rows_that_were_held_out_lie_beside_the_model(base: Path, tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {number}.", "output": f"{number}!"} for number in range(60)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    known = tuned(base, path, tmp_path / "out", held_out=0.2, epochs=1, batch_size=32)
+    held = list(read_dataset(tmp_path / "out" / "held-out.json"))
+    assert len(held) == known["held_out"] > 0
+    assert len(known["held_out_loss"]) == 1

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is so small waits for its threads longer than it computes
 
 needs_training = pytest.mark.skipif(
     importlib.util.find_spec("trl") is None, reason="TRL is not installed: pip install '.[train]'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,6 +64,8 @@ def evaluate(
     named = [where.name(model) for model in models]
     base = where.name(base) if base else base_of(named)
     where.check(base, *named, judge)
+    if data is not None:
+        warn_of_trained(named, data)
     suites = [open_suite(name, data, ifeval, limit) for name in dict.fromkeys(suite or ("ifeval",))]
     folder = out or Path("evals") / "-".join(part for part in (Path(named[-1]).name, *(one.name for one in suites)))
     evaluation = Evaluation(folder, [base, *named], suites, options=where.options, judge=judge, max_tokens=max_tokens)
@@ -80,15 +82,39 @@ def evaluate(
 
 def base_of(models: list[str]) -> str:
     """The base of the first model that `sft` made, asked as that model is. Raises UsageError where there is none."""
+    for model in models:
+        kind, _, rest = model.partition("/")
+        folder, _, query = rest.partition("?")
+        told = made_by_sft(Path(folder))
+        if told:
+            others = "&".join(part for part in query.split("&") if part and not part.startswith("lora="))
+            return f"{kind}/{told['base']}" + (f"?{others}" if others else "")
+    raise UsageError("no base to stand beside", hint="--base MODEL names it; the row of a model alone says little")
+
+
+def made_by_sft(folder: Path) -> dict[str, Any]:
+    """What `sft` says of a model that it made; empty for any other."""
     import json
 
+    try:
+        told = json.loads((folder / "sft.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) and told.get("state") == "complete" else {}
+
+
+def warn_of_trained(models: list[str], data: Path) -> None:
+    """Say so where a model was trained on the very file that it is scored on."""
+    import hashlib
+
+    from selfinstruct.cli.terminal import say
+    from selfinstruct.formats import dataset_files
+
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in dataset_files(data)}
     for model in models:
-        kind, _, folder = model.partition("/")
-        path = Path(folder.partition("?")[0]) / "sft.json"
-        if path.is_file():
-            told = json.loads(path.read_text(encoding="utf-8"))
-            return f"{kind}/{told['tuning']['model']}"
-    raise UsageError("no base to stand beside", hint="--base MODEL names it; the row of a model alone says little")
+        told = made_by_sft(Path(model.partition("/")[2].partition("?")[0]))
+        if digests & set(told.get("data", {}).values()):
+            say(f"warning: {model} was trained on {data}; its held-out rows are in held-out.json beside it", err=True)
 
 
 def drawn(table: Table) -> list[str]:

@@ -45,7 +45,7 @@ def sft(
     held_out: Annotated[
         float, typer.Option(metavar="SHARE", help="Rows held out, by a hash of their content.", min=0, max=0.99)
     ] = 0.05,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the order and the adapters.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the order and the adapters.", min=0, max=2**32 - 1)] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", metavar="", help="Read and tokenise the data, say what is trained, and leave.")
     ] = False,
@@ -62,6 +62,8 @@ def sft(
     from selfinstruct.cli.terminal import say
     from selfinstruct.sft import Tuning, plan, train
 
+    if learning_rate == 0:
+        raise UsageError("--learning-rate 0 learns nothing", hint="leave it out for 2e-5, with --lora 2e-4")
     tuning = Tuning(
         model=model,
         data=tuple(data),
@@ -72,7 +74,7 @@ def sft(
         epochs=epochs,
         batch_size=batch_size,
         micro_batch=micro_batch,
-        learning_rate=learning_rate or None,
+        learning_rate=learning_rate,
         max_length=max_length,
         packing="no" if no_packing else "auto",
         held_out=held_out,

@@ -148,7 +148,10 @@ class Actor:
         except TimeoutError as error:
             raise EngineError(
                 f"{self._name}: the Ray cluster found no room for a copy in {PLACE:.0f} s; each takes "
-                + " and ".join(f"{amount:g} {what.removeprefix('num_').removesuffix('s').upper()}" for what, amount in self._resources.items()),
+                + " and ".join(
+                    f"{amount:g} {what.removeprefix('num_').removesuffix('s').upper()}"
+                    for what, amount in self._resources.items()
+                ),
                 hint="`ray status` shows what is free; --replicas asks for fewer",
             ) from error
         except Lost as lost:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import threading
 from collections.abc import Hashable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfinstruct.engines import Failure, Options, Reply, Request, Sample, Style, Usage
+from selfinstruct.engines import Failure, Finish, Options, Reply, Request, Sample, Style, Usage
 from selfinstruct.engines.checkpoints import SMALL, digest_of
 from selfinstruct.engines.reasoning import split_reasoning
 from selfinstruct.engines.replies import THINKING_HINT, without_prefill
@@ -20,6 +21,8 @@ from selfinstruct.errors import EngineError, UsageError
 INSTALL = "pip install 'selfinstruct[train]'"
 BATCH = 16
 """Requests that are decoded together, unless another number is asked for."""
+TAIL = 64
+"""Tokens at the end of an answer in which a stop string is looked for."""
 UNREAD = ("frequency_penalty", "presence_penalty")
 """Sampling parameters that transformers has nothing for."""
 
@@ -71,6 +74,7 @@ class HFEngine:
         self.small = sum(one.numel() for one in self._model.parameters()) < SMALL
         self._waiting: dict[Hashable, list[_Asked]] = {}
         self._working: asyncio.Task[None] | None = None
+        self._numbers = itertools.count()
         self._closing = threading.Event()
 
     async def complete(self, request: Request) -> Reply:
@@ -82,7 +86,9 @@ class HFEngine:
             told = f"{len(ids)} tokens of prompt, and the context holds {self.context}"
             return Reply(error=Failure(kind="too_long", message=told))
         asked = _Asked(request, ids, asyncio.get_running_loop().create_future())
-        key = (request.sampling, request.answers, request.seed if self._options.deterministic else None)
+        key: Hashable = (request.sampling, request.answers)
+        if self._options.deterministic or len(ids) + request.sampling.max_tokens > self.context:
+            key = next(self._numbers)  # alone: by its seed, or with what the context leaves to it
         self._waiting.setdefault(key, []).append(asked)
         if self._working is None or self._working.done():
             self._working = asyncio.ensure_future(self._work())
@@ -94,8 +100,7 @@ class HFEngine:
         while self._waiting:
             key = next(iter(self._waiting))
             waiting = [one for one in self._waiting.pop(key) if not one.reply.done()]
-            most = 1 if self._options.deterministic else self.concurrency
-            batch, rest = waiting[:most], waiting[most:]
+            batch, rest = waiting[: self.concurrency], waiting[self.concurrency :]
             if rest:
                 self._waiting[key] = rest
             if not batch:
@@ -109,6 +114,10 @@ class HFEngine:
                 for one in batch:
                     if not one.reply.done():
                         one.reply.set_exception(EngineError(told, hint="a smaller --concurrency or --context may fit"))
+            if self._closing.is_set():  # what was broken off is no answer
+                for one in (*batch, *(one for waiting in self._waiting.values() for one in waiting)):
+                    one.reply.cancel()
+                self._waiting.clear()
             for one, reply in zip(batch, replies, strict=False):
                 if not one.reply.done():
                     one.reply.set_result(reply)
@@ -138,7 +147,8 @@ class HFEngine:
 
     def _loaded(self) -> tuple[Any, Any]:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
         from transformers.utils import logging
 
         logging.disable_progress_bar()
@@ -150,9 +160,11 @@ class HFEngine:
                 from peft import AutoPeftModelForCausalLM
 
                 model = AutoPeftModelForCausalLM.from_pretrained(self._path, dtype=dtype)
+                if (Path(self._path) / "generation_config.json").is_file():  # how an answer ends belongs to the adapter
+                    model.generation_config = GenerationConfig.from_pretrained(self._path)
             else:
                 model = AutoModelForCausalLM.from_pretrained(self._path, dtype=dtype)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UsageError(
                 f"{self.name}: no model can be read there: {str(error).splitlines()[0]}",
                 hint="a folder with config.json, weights and tokenizer, or a hub id that this machine can reach",
@@ -162,12 +174,6 @@ class HFEngine:
     def _decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> list[Reply]:
         import torch
         from transformers import StoppingCriteria, StoppingCriteriaList
-
-        closing = self._closing
-
-        class Closing(StoppingCriteria):  # type: ignore[misc]
-            def __call__(self, ids: Any, scores: Any, **_: Any) -> Any:
-                return torch.full((ids.shape[0],), closing.is_set(), dtype=torch.bool, device=ids.device)
 
         first = requests[0]
         sampling, samples = first.sampling, first.answers
@@ -191,8 +197,24 @@ class HFEngine:
             pad_token_id=pad,
             return_dict_in_generate=True,
             output_logits=bool(sampling.logprobs),
-            stop_strings=[stop for stop in sampling.stop if stop] or None,
         )
+        ended: dict[int, int] = {}  # by row, after how many tokens
+        ends, stops, tokenizer, closing = self._ends(), sampling.stop, self._tokenizer, self._closing
+
+        class Ended(StoppingCriteria):  # type: ignore[misc]
+            """Of what is new, for transformers' own rule for stop strings reads the prompt's end too."""
+
+            def __call__(self, ids: Any, scores: Any, **_: Any) -> Any:
+                count = ids.shape[1] - longest
+                for row, new in enumerate(ids[:, longest:].tolist()):
+                    if row in ended:
+                        continue
+                    tail = tokenizer.decode(new[-TAIL:]) if any(stops) else ""
+                    if new[-1] in ends or any(stop and stop in tail for stop in stops):
+                        ended[row] = count
+                done = [closing.is_set() or row in ended for row in range(ids.shape[0])]
+                return torch.tensor(done, device=ids.device)
+
         if self._options.deterministic and first.seed is not None:
             torch.manual_seed(first.seed)
         with torch.inference_mode():
@@ -200,10 +222,9 @@ class HFEngine:
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=config,
-                stopping_criteria=StoppingCriteriaList([Closing()]),
-                tokenizer=self._tokenizer,  # for the stop strings
+                stopping_criteria=StoppingCriteriaList([Ended()]),
             )
-        written = out.sequences[:, longest:].tolist()
+        written = [new[: ended.get(row, most)] for row, new in enumerate(out.sequences[:, longest:].tolist())]
         logits = out.logits[0] if sampling.logprobs else None
         replies = []
         for at, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
@@ -236,12 +257,9 @@ class HFEngine:
 
     def _sample(self, request: Request, ids: list[int], most: int, logits: Any) -> tuple[Sample, int]:
         """One answer, and how many tokens it has."""
-        ends = set(self._ends())
-        end = next((at for at, token in enumerate(ids) if token in ends), None)
-        count = len(ids) if end is None else end + 1
-        text = self._tokenizer.decode(ids[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         stops = [at for stop in request.sampling.stop if stop and (at := text.find(stop)) >= 0]
-        finish = "stop" if end is not None or stops else "length"
+        finish: Finish = "stop" if stops or (ids and ids[-1] in self._ends()) else "length"
         split = split_reasoning(text[: min(stops)] if stops else text)
         error = None
         if split.open and not split.answer.strip():
@@ -257,6 +275,5 @@ class HFEngine:
             values, tokens = torch.log_softmax(logits.float(), -1).topk(request.sampling.logprobs or 1)
             for value, token in zip(values.tolist(), tokens.tolist(), strict=True):
                 first.setdefault(self._tokenizer.decode([token]), float(value))
-        return Sample(
-            text=answer, finish=finish, reasoning=split.reasoning.strip(), error=error, first_token=first
-        ), count
+        reasoning = split.reasoning.strip()
+        return Sample(text=answer, finish=finish, reasoning=reasoning, error=error, first_token=first), len(ids)

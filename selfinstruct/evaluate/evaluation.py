@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from selfinstruct.asking import Live
 from selfinstruct.engines import Options, Reply, Request, Style, open_engine
 from selfinstruct.errors import UsageError
 from selfinstruct.evaluate.closed import Rates, Traits, rates, traits
-from selfinstruct.evaluate.figures import Figure, Interval, Score, differences, macro
+from selfinstruct.evaluate.figures import Figure, Floats, Interval, Score, clustered, differences, macro
 from selfinstruct.evaluate.suites import Scores, Suite
 from selfinstruct.evaluate.winrate import (
     LABEL,
@@ -209,21 +210,22 @@ class Evaluation:
         self, suite: Suite, replies: Mapping[str, Sequence[Reply]], judged: Mapping[tuple[str, str], Judged]
     ) -> Table:
         scores = {
-            model: [_none(suite) if reply.error else suite.scores(at, reply.text) for at, reply in enumerate(answers)]
+            model: [
+                _none(suite, at) if reply.error else suite.scores(at, reply.text) for at, reply in enumerate(answers)
+            ]
             for model, answers in replies.items()
         }
         base, rows = self.models[0], []
         for model in self.models:
-            columns = {metric: _column(suite, scores[model], metric) for metric in suite.metrics}
+            own = {metric: [one[metric] for one in scores[model]] for metric in suite.metrics}
+            figures = {metric: _figure(suite, parts) for metric, parts in own.items()}
             beside = {}
-            if model != base:
-                for metric in suite.metrics:
-                    theirs = _column(suite, scores[base], metric)
-                    beside[metric] = macro({task: differences(columns[metric][task], theirs[task]) for task in theirs})
-            figures = {metric: macro(columns[metric]) for metric in suite.metrics}
+            for metric, parts in own.items() if model != base else ():
+                pairs = zip(parts, (one[metric] for one in scores[base]), strict=True)
+                beside[metric] = _figure(suite, [_parts(differences(one, theirs)) for one, theirs in pairs])
             traits_of = rates(self._traits(suite, replies[model]))
-            parts = suite.parts([None if reply.error else reply.text for reply in replies[model]])
-            rows.append(Row(model, figures, beside, traits_of, judged.get((suite.name, model)), parts))
+            by_part = suite.parts([None if reply.error else reply.text for reply in replies[model]])
+            rows.append(Row(model, figures, beside, traits_of, judged.get((suite.name, model)), by_part))
         return Table(suite.name, len(suite.items), rows)
 
     def _traits(self, suite: Suite, replies: Sequence[Reply]) -> list[Traits | None]:
@@ -233,17 +235,21 @@ class Evaluation:
         ]
 
 
-def _column(suite: Suite, scores: Sequence[Mapping[str, tuple[Score, ...]]], metric: str) -> dict[str, list[Score]]:
-    """All scores of a metric, by task."""
-    found: dict[str, list[Score]] = {}
-    for item, one in zip(suite.items, scores, strict=True):
-        found.setdefault(item.task, []).extend(one[metric])
-    return found
+def _figure(suite: Suite, parts: Sequence[Sequence[Score]]) -> Figure:
+    """The mean of a metric: of tasks that weigh the same, or of all parts of all items."""
+    tasks: dict[str, list[Score]] = {}
+    for item, one in zip(suite.items, parts, strict=True):
+        tasks.setdefault(item.task, []).extend(one)
+    return macro(tasks) if len(tasks) > 1 else clustered(parts)
 
 
-def _none(suite: Suite) -> Scores:
-    """Of an answer that never came: missing, and not wrong."""
-    return dict.fromkeys(suite.metrics, (None,))
+def _parts(scores: Floats) -> list[Score]:
+    return [None if math.isnan(one) else one for one in scores.tolist()]
+
+
+def _none(suite: Suite, at: int) -> Scores:
+    """Of an answer that never came: missing in every part, and not wrong."""
+    return {metric: (None,) * len(parts) for metric, parts in suite.scores(at, "").items()}
 
 
 def _slug(model: str) -> str:

@@ -6,7 +6,7 @@ What has no score (None, NaN, infinite) is never taken for 0 and never lost: eac
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -78,6 +78,27 @@ def macro(
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist()
     # At a low level the percentiles of skewed draws, or the last bit of a sum, may miss the mean.
     return Figure(Interval(value, min(low, value), max(high, value)), items, missing, empty)
+
+
+def clustered(
+    parts: Sequence[Sequence[Score]], *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> Figure:
+    """The mean over all parts of all items, where an item has several: items are drawn anew with all their parts, which
+    do not speak for themselves (the cluster bootstrap, Davison and Hinkley 1997, section 3.8)."""
+    scores = [column(one) for one in parts]
+    there = [(float(np.nansum(one)), int((~np.isnan(one)).sum())) for one in scores]
+    sums, counts = (np.array([one[side] for one in there], dtype=np.float64) for side in (0, 1))
+    items, missing = int(sum(count for _, count in there)), sum(one.size for one in scores)
+    if not items:
+        return Figure(None, 0, missing)
+    rng, drawn = np.random.default_rng(seed), []
+    rows = max(_BLOCK // len(parts), 1)
+    for at in range(0, resamples, rows):
+        picked = rng.integers(len(parts), size=(min(rows, resamples - at), len(parts)))
+        drawn.append(sums[picked].sum(axis=1) / np.maximum(counts[picked].sum(axis=1), 1))
+    value = float(sums.sum() / counts.sum())
+    low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return Figure(Interval(value, min(low, value), max(high, value)), items, missing - items)
 
 
 def differences(model: Iterable[Score], base: Iterable[Score]) -> Floats:
