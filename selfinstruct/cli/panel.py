@@ -67,7 +67,7 @@ class Plain:
 
     def show(self, progress: Progress) -> None:
         now = time.monotonic()
-        if now - self._told >= PLAIN_EVERY:
+        if now - self._told >= PLAIN_EVERY or progress.state not in ("starting", "running"):  # the last one is told
             self._told = now
             say(" · ".join(figures(progress)), err=True)
 
