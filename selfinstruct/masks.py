@@ -75,10 +75,11 @@ def tokenised(tokenizer: Any, template: Template, records: Iterable[Record], mos
         text, prompt = said.text[: said.end], tokenizer(said.text[: said.asked], add_special_tokens=False).input_ids
         ids = tokenizer(text, add_special_tokens=False).input_ids
         if ids[: len(prompt)] != prompt:
-            ids = prompt + tokenizer(text[said.asked :], add_special_tokens=False).input_ids
-            if decoded(tokenizer, ids) != decoded(tokenizer, tokenizer(text, add_special_tokens=False).input_ids):
+            cut = prompt + tokenizer(text[said.asked :], add_special_tokens=False).input_ids
+            if decoded(tokenizer, cut) != decoded(tokenizer, ids):
                 dropped["cannot be cut where the answer begins"] += 1  # a tokenizer that begins every text with a blank
                 continue
+            ids = cut
             noted["cut where a token reached over the answer's beginning"] += 1
         if len(prompt) >= min(len(ids), most):
             dropped["the prompt fills the context"] += 1

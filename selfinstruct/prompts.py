@@ -182,14 +182,9 @@ class Prompt:
         try:
             value = json.loads(text, parse_constant=_no_constant, parse_float=_number)
             problem = best_match(self._validator.iter_errors(value))
-            return (
-                ("", f"{problem.json_path}: {problem.message}")
-                if problem
-                else (
-                    self._render(self.head.reads, value),
-                    "",
-                )
-            )
+            if problem:
+                return "", f"{problem.json_path}: {problem.message}"
+            return self._render(self.head.reads, value), ""
         except (ValueError, ArithmeticError, RecursionError) as error:
             return "", f"not JSON: {error}"
         except InputError as error:  # the schema lets something be missing that `reads` wants

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from selfinstruct.engines import Frozen
+from selfinstruct.engines.hf import INSTALL, no_model
 from selfinstruct.errors import EngineError, InputError, UsageError
 from selfinstruct.files import write_whole, writing
 from selfinstruct.formats import dataset_files, read_dataset, write_dataset
@@ -30,12 +31,12 @@ from selfinstruct.records import Record
 from selfinstruct.templates import Template, chosen
 from selfinstruct.tuned import finish, write_card
 
-INSTALL = "pip install 'selfinstruct[train]'"
 RATES = {"full": 2e-5, "lora": 2e-4}
 """Learning rates where none is given: Alpaca's (Taori et al. 2023), and ten times it for adapters."""
 SAME = 1e-4
 """What packed and unpacked logits may differ by."""
 LENGTH = 1024
+"""Tokens of a row, unless somebody says otherwise."""
 BUCKETS = 10_000
 """Parts of the held-out share."""
 STATE, HELD_OUT = "sft.json", "held-out.json"
@@ -167,13 +168,18 @@ def train(tuning: Tuning, out: Path, planned: Plan, report: Callable[[Progress],
         raise UsageError(f"{torch.cuda.device_count()} GPUs are visible to one process", hint=hint)
     _check_memory(tuning, on_gpu=on_gpu)
     model = _model(tuning, on_gpu=on_gpu)
-    first = os.environ.get("RANK", "0") == "0"  # of several processes that accelerate started
+    first = is_first()
     with _held(out) if first else nullcontext():
         if first and not known:
             begun = {"state": "running", "tuning": tuning.model_dump(mode="json"), "data": _digests(tuning.data)}
             with writing(out):
                 write_whole(out / STATE, json.dumps(begun, indent=2).encode() + b"\n")
         return _trained(tuning, out, planned, report, model, on_gpu=on_gpu)
+
+
+def is_first() -> bool:
+    """Whether this process writes and speaks, where accelerate started several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _trained(
@@ -260,14 +266,7 @@ def tokenizer_of(model: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise _no_model(model, error) from error
-
-
-def _no_model(model: str, error: Exception) -> UsageError:
-    return UsageError(
-        f"{model}: no model can be read there: {str(error).splitlines()[0]}",
-        hint="a folder with config.json, weights and tokenizer, or a hub id that this machine can reach",
-    )
+        raise no_model(model, error) from error
 
 
 def _positions(model: str) -> int:
@@ -277,7 +276,7 @@ def _positions(model: str) -> int:
     try:
         return int(getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", 0) or 0)
     except (OSError, ValueError) as error:
-        raise _no_model(model, error) from error
+        raise no_model(model, error) from error
 
 
 def _records(data: Sequence[str]) -> Iterator[Record]:
@@ -370,7 +369,7 @@ def _check_memory(tuning: Tuning, *, on_gpu: bool) -> None:
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tuning.model))
     except (OSError, ValueError) as error:
-        raise _no_model(tuning.model, error) from error
+        raise no_model(tuning.model, error) from error
     parameters = sum(one.numel() for one in empty.parameters())
     # fp32 weights, gradients and two moments of Adam; beside an adapter the weights stay as they are.
     each = 16 if tuning.method == "full" else 2 if on_gpu else 4
@@ -394,7 +393,7 @@ def _model(tuning: Tuning, *, on_gpu: bool) -> Any:
         dtype = torch.bfloat16 if half else torch.float32
         model = AutoModelForCausalLM.from_pretrained(_place(tuning.model), dtype=dtype)
     except (OSError, ValueError, SafetensorError) as error:
-        raise _no_model(tuning.model, error) from error
+        raise no_model(tuning.model, error) from error
     return model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}") if on_gpu else model
 
 

@@ -64,8 +64,6 @@ class Written(NamedTuple):
     text: str
     asked: int
     """Where what is served ends and the model begins."""
-    answer: int
-    """Where the answer begins: later, if the template puts a blank before it."""
     end: int
     """Behind the token that ends the answer."""
 
@@ -150,7 +148,7 @@ def written(template: Template, tokenizer: Any, record: Record, control: Sequenc
     blank = len(text[behind:]) - len(text[behind:].lstrip())
     for token in control:
         if text.startswith(token, behind + blank):
-            return Written(text, len(prompt), answer, behind + blank + len(token))
+            return Written(text, len(prompt), behind + blank + len(token))
     raise InputError(
         f"the template {template.name} does not end an answer: a model trained with it would never stop",
         hint="it should write {{ eos_token }} behind the assistant's content",

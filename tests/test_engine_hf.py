@@ -87,9 +87,10 @@ def test_a_stop_string_is_looked_for_in_the_answer_alone(folder: Path, loop: asy
     stop = f"i{whole.text[0]}"  # begins in the prompt
     (again,) = asking(loop, engine, Request(prompt="Hi", sampling=GREEDY.model_copy(update={"stop": (stop,)})))
     assert stop in whole.text or again.usage.completion == 12
-    one, two = chat("Go on."), chat("Go on.", sampling=GREEDY.model_copy(update={"stop": (whole.text[5:7],)}))
-    for reply in asking(loop, engine, one, two, two):
-        assert 0 < reply.usage.completion <= 12
+    own = whole.text[3:5]
+    cut, beside = asking(loop, engine, *[Request(prompt="Hi", sampling=GREEDY.model_copy(update={"stop": (own,)}))] * 2)
+    assert cut.text == beside.text == whole.text[: whole.text.index(own)]
+    assert cut.usage == beside.usage and 0 < cut.usage.completion < 12  # what fills a row up is not counted
     loop.run(engine.close())
 
 

@@ -277,7 +277,7 @@ class TestCommand:
         ]
         done = CliRunner().invoke(app, [*line, "--max-length", "128", "--batch-size", "4"])
         assert done.exit_code == 0, done.output
-        assert "2 steps, loss" in done.stdout and "no chat template" in done.stderr
+        assert "2 steps, rows not packed, loss" in done.stdout and "no chat template" in done.stderr
         assert "step 2 of 2" in done.stderr
         again = CliRunner().invoke(app, [*line, "--max-length", "128", "--batch-size", "4", "--json"])
         assert json.loads(again.stdout)["rows"] == 4

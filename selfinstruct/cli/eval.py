@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,8 +54,8 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", metavar="", help="Every figure as one JSON object.")] = False,
 ) -> None:
     """Score models beside their base, with what chance leaves open. The same command resumes."""
+    from selfinstruct.cli.terminal import Line, say
     from selfinstruct.cli.terminal import data as as_data
-    from selfinstruct.cli.terminal import say
     from selfinstruct.evaluate.evaluation import Evaluation, as_json
     from selfinstruct.evaluate.suites import open_suite
 
@@ -67,15 +65,16 @@ def evaluate(
     if data is not None:
         warn_of_trained(named, data)
     suites = [open_suite(name, data, ifeval, limit) for name in dict.fromkeys(suite or ("ifeval",))]
-    folder = out or Path("evals") / "-".join(part for part in (Path(named[-1]).name, *(one.name for one in suites)))
+    folder = out or Path("evals") / "-".join((Path(named[-1]).name, *(one.name for one in suites)))
     evaluation = Evaluation(folder, [base, *named], suites, options=where.options, judge=judge, max_tokens=max_tokens)
-    tables = evaluation.run(_Line().tell)
+    line = Line(BETWEEN)
+    tables = evaluation.run(lambda model, done, of: line.tell(f"{model}: {done:,} of {of:,} answered", last=done == of))
     if json:
         as_data(as_json(tables))
         return
     for table in tables:
-        for line in drawn(table):
-            say(line)
+        for drawn_line in drawn(table):
+            say(drawn_line)
         say()
     say(f"{folder}: replies, and every figure in scores.json")
 
@@ -171,18 +170,3 @@ def _percent(figure: Figure, *, sign: bool = False) -> str:
     one: Interval = figure.interval
     told = f"{100 * one.value:{form}} % ({100 * one.low:{form}} to {100 * one.high:{form}})"
     return told + (f", {figure.missing} unknown" if figure.missing else "")
-
-
-class _Line:
-    """The line that says how far it is."""
-
-    def __init__(self) -> None:
-        self._told = 0.0
-
-    def tell(self, model: str, done: int, of: int) -> None:
-        live, last, now = sys.stderr.isatty(), done == of, time.monotonic()
-        if not last and now - self._told < (0.2 if live else BETWEEN):
-            return
-        self._told = now
-        line = f"{model}: {done:,} of {of:,} answered"
-        typer.echo(f"\r\x1b[2K{line}" if live else line, err=True, nl=last or not live)

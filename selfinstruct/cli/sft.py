@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,9 +57,9 @@ def sft(
 
     The same command resumes. Several GPUs: `accelerate launch -m selfinstruct sft …`.
     """
+    from selfinstruct.cli.terminal import Line, say
     from selfinstruct.cli.terminal import data as as_json
-    from selfinstruct.cli.terminal import say
-    from selfinstruct.sft import Tuning, plan, train
+    from selfinstruct.sft import Tuning, is_first, plan, train
 
     if learning_rate == 0:
         raise UsageError("--learning-rate 0 learns nothing", hint="leave it out for 2e-5, with --lora 2e-4")
@@ -88,9 +87,9 @@ def sft(
     if out is None and not dry_run:
         raise UsageError("--out is missing", hint="name the folder that the trained model goes into")
     planned = plan(tuning)
-    alone = _is_first()
-    for line in planned.said if alone else ():
-        say(f"note: {line}", err=True)
+    alone = is_first()
+    for note in planned.said if alone else ():
+        say(f"note: {note}", err=True)
     if alone:
         rows, tokens = len(planned.train), sum(row.trained for row in planned.train)
         say(f"{rows:,} rows, {tokens:,} trained tokens, {len(planned.held_out):,} held out", err=True)
@@ -104,49 +103,27 @@ def sft(
         say(f"{asked}\n----\n{trained}")
         return
     assert out is not None
-    known = train(tuning, out, planned, _Line().tell if alone else lambda _: None)
+    line = Line(BETWEEN)
+
+    def tell(progress: Progress) -> None:
+        if alone:
+            held_out = progress.held_out_loss is not None
+            line.tell(_line(progress), last=progress.step >= progress.steps, stays=held_out)
+
+    known = train(tuning, out, planned, tell)
     if not alone:
         return
     if json:
         as_json(known)
         return
     losses, held = known["loss"], known["held_out_loss"]
-    say(f"{out}: {known['steps']:,} steps, loss {losses[0][1]:.3f} to {losses[-1][1]:.3f}")
+    packed = "" if known["packing"] else ", rows not packed"
+    say(f"{out}: {known['steps']:,} steps{packed}, loss {losses[0][1]:.3f} to {losses[-1][1]:.3f}")
     if held:
         say(f"held out: {held[0][1]:.3f} to {held[-1][1]:.3f}")
     say()
     say("next:")
     say(f"  selfinstruct eval hf/{out}")
-
-
-def _is_first() -> bool:
-    """Whether this is the process that speaks, where accelerate started several."""
-    import os
-
-    return os.environ.get("RANK", "0") == "0"
-
-
-class _Line:
-    """The line that says how far it is: written over on a terminal, one a second anywhere else."""
-
-    def __init__(self) -> None:
-        self._told = 0.0
-
-    def tell(self, progress: Progress) -> None:
-        import sys
-
-        from selfinstruct.cli.terminal import say
-
-        live, last = sys.stderr.isatty(), progress.step >= progress.steps
-        now = time.monotonic()
-        if not live and not last and now - self._told < BETWEEN:
-            return
-        self._told = now
-        line = _line(progress)
-        if live and progress.held_out_loss is None:
-            typer.echo(f"\r\x1b[2K{line}", err=True, nl=last)
-        else:
-            say(line, err=True)
 
 
 def _line(progress: Progress) -> str:

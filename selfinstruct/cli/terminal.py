@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import time
 from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
@@ -47,6 +48,23 @@ def say(text: str = "", *, style: str = "", indent: int = 0, err: bool = False) 
             typer.echo(pad + text.replace("\n", f"\n{pad}"), err=err)
     except BrokenPipeError:
         _leave("stderr" if err else "stdout")
+
+
+class Line:
+    """A line that says how far something is: written over on a terminal, one every so often anywhere else."""
+
+    def __init__(self, between: float) -> None:
+        """``between``: seconds between two lines where none can be written over."""
+        self._between = between
+        self._told = 0.0
+
+    def tell(self, text: str, *, last: bool = False, stays: bool = False) -> None:
+        """``last`` ones are always told; one that ``stays`` is not written over by the next."""
+        live, now = sys.stderr.isatty(), time.monotonic()
+        if not (last or stays) and now - self._told < (0.2 if live else self._between):
+            return
+        self._told = now
+        typer.echo(f"\r\x1b[2K{clean(text)}" if live else clean(text), err=True, nl=last or stays or not live)
 
 
 def data(value: object) -> None:

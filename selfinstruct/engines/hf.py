@@ -42,6 +42,14 @@ def open_hf(rest: str, options: Options) -> HFEngine:
     return HFEngine(rest, options)
 
 
+def no_model(name: str, error: Exception) -> UsageError:
+    """What is said where transformers reads no model."""
+    return UsageError(
+        f"{name}: no model can be read there: {str(error).splitlines()[0]}",
+        hint="a folder with config.json, weights and tokenizer, or a hub id that this machine can reach",
+    )
+
+
 class _Asked(NamedTuple):
     request: Request
     ids: list[int]
@@ -165,10 +173,7 @@ class HFEngine:
             else:
                 model = AutoModelForCausalLM.from_pretrained(self._path, dtype=dtype)
         except (OSError, ValueError, SafetensorError) as error:
-            raise UsageError(
-                f"{self.name}: no model can be read there: {str(error).splitlines()[0]}",
-                hint="a folder with config.json, weights and tokenizer, or a hub id that this machine can reach",
-            ) from error
+            raise no_model(self.name, error) from error
         return tokenizer, model.to(device).eval()
 
     def _decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> list[Reply]:

@@ -84,13 +84,12 @@ class Evaluation:
         options: Options | None = None,
         judge: str = "",
         max_tokens: int | None = None,
-        prompts: Path | None = None,
     ) -> None:
         self.folder, self.models, self.suites = folder, list(dict.fromkeys(models)), list(suites)
         self._judge = judge
         self._options = options or Options()
         self._max_tokens = max_tokens
-        self._prompts = Prompts(prompts)
+        self._prompts = Prompts()
         slugs = {_slug(model) for model in self.models}
         if len(slugs) < len(self.models):
             raise UsageError(f"{', '.join(self.models)}: two of these are too alike", hint="give them other names")
@@ -98,8 +97,7 @@ class Evaluation:
     def run(self, report: Callable[[str, int, int], None]) -> list[Table]:
         """Ask and score. ``report`` hears which model has answered how many of how many items.
 
-        Raises UsageError for a model that cannot be had or a folder of another evaluation, EngineError for one that
-        fails.
+        Raises UsageError for a model that cannot be had, EngineError for one that fails.
         """
         with claimed(self.folder):
             replies = {model: self._answers(model, report) for model in self.models}

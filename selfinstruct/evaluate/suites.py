@@ -26,7 +26,6 @@ OFFLINE = ("ifeval", "labels", "held-out")
 class Item(NamedTuple):
     """What is asked."""
 
-    name: str
     instruction: str
     input: str = ""
     task: str = ""
@@ -81,7 +80,7 @@ class IFEval:
         every = read_verifiable(file or SEEDS / "verifiable.jsonl")
         self._asked: list[Verifiable] = few(every, limit, lambda one: one.prompt)
         self._behaviour = behaviour
-        self.items = [Item(str(one.key), one.prompt) for one in self._asked]
+        self.items = [Item(one.prompt) for one in self._asked]
 
     def scores(self, at: int, answer: str) -> Scores:
         found = followed(self._asked[at], answer, self._behaviour)
@@ -119,7 +118,7 @@ class Labels:
             raise InputError(
                 f"{where}: no row names its labels", hint="leave out --suite labels, or name another --data"
             )
-        self.items = [Item(str(at), row.instruction, row.input, row.instruction) for at, row in enumerate(self._rows)]
+        self.items = [Item(row.instruction, row.input, row.instruction) for row in self._rows]
 
     def scores(self, at: int, answer: str) -> Scores:
         row = self._rows[at]
@@ -143,7 +142,7 @@ class HeldOut:
         self._rows = few([row for row in rows if row.output.strip()], limit, lambda row: row.id)
         if not self._rows:
             raise InputError(f"{where}: no row with a reference", hint="--data names rows with answers")
-        self.items = [Item(str(at), row.instruction, row.input) for at, row in enumerate(self._rows)]
+        self.items = [Item(row.instruction, row.input) for row in self._rows]
 
     def scores(self, at: int, answer: str) -> Scores:
         return {"ROUGE-L": (rouge(answer, [self._rows[at].output]),)}
