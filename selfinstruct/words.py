@@ -1,4 +1,4 @@
-"""How many words a text has, in any script."""
+"""Words in any script: how many a text has, and the pattern of a term as a whole one."""
 
 from __future__ import annotations
 
