@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from selfinstruct.errors import InputError
 from selfinstruct.records import Record
-from selfinstruct.templates import Template, controls, written
+from selfinstruct.templates import Refused, Template, controls, written
 
 IGNORED = -100
 """The label of what is not trained, as torch's cross-entropy has it."""
@@ -64,7 +63,7 @@ def tokenised(tokenizer: Any, template: Template, records: Iterable[Record], mos
             continue
         try:
             said = written(template, tokenizer, record, control)
-        except InputError:
+        except Refused:
             if not record.system:
                 raise
             dropped["the template refuses it with a system text"] += 1

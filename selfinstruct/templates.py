@@ -26,6 +26,10 @@ MARKS = {
 """By what a template writes: what of it would begin a turn where a text holds it."""
 
 
+class Refused(InputError):
+    """A template that cannot write a conversation."""
+
+
 class Template(NamedTuple):
     """A chat template: ``name`` is one of OURS, ``model`` or a file's path."""
 
@@ -116,7 +120,7 @@ def _without_thoughts(template: Template, tokenizer: Any) -> Template:
     plain = Template(template.name, NO_THOUGHT + template.text)
     try:
         same = prompted(template, tokenizer, asked) == prompted(plain, tokenizer, asked)
-    except InputError:  # it wants something else first
+    except Refused:  # it wants something else first
         same = True
     return template if same else plain
 
@@ -134,7 +138,7 @@ def prompted(template: Template, tokenizer: Any, messages: Sequence[dict[str, st
 
 def written(template: Template, tokenizer: Any, record: Record, control: Sequence[str]) -> Written | None:
     """A record with its answer; None where the template changes the answer's words, or begins otherwise than what is
-    served. Raises InputError for a template that cannot be rendered or lets answers run on."""
+    served. Raises Refused for a template that cannot write it, InputError for one that lets answers run on."""
     messages = messages_of(record)
     prompt = prompted(template, tokenizer, messages)
     whole = [*messages, {"role": "assistant", "content": record.output}]
@@ -170,7 +174,7 @@ def _rendered(
             )
         )
     except (TemplateError, TypeError, ValueError) as error:
-        raise InputError(
+        raise Refused(
             f"the template {template.name} cannot write a conversation: {error}",
             hint="system texts are refused by some models' templates; --template chooses another",
         ) from error

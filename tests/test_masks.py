@@ -123,8 +123,9 @@ def test_a_template_without_an_end_is_refused_and_one_that_rewrites_drops() -> N
     its = known("words")
     record = Record(instruction="Say.", output="No.")
     endless = Template("x", "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}" + BEGUN)
-    with pytest.raises(InputError, match="would never stop"):
-        tokenised(its, endless, [record], 1000)
+    for system in ("", "Be kind."):
+        with pytest.raises(InputError, match="would never stop"):
+            tokenised(its, endless, [record.model_copy(update={"system": system})], 1000)
     loud = Template("x", "{% for m in messages %}{{ m.content | upper }}<|end|>{% endfor %}")
     assert tokenised(its, loud, [record], 1000).dropped == {"the template rewrites it": 1}
     silent = Template("x", "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}")
