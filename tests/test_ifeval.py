@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.errors import InputError, UsageError
-from selfinstruct.evaluate import ifeval
-from selfinstruct.evaluate.constraints import CHOICE, CONFLICTS, Pool, compose, conflicting, draw, material, suite
-from selfinstruct.evaluate.ifeval import TYPES, Followed, Verifiable, accuracy, followed, read_verifiable, sentences
 from selfinstruct.resources import SEEDS
+from selfinstruct.verifiable import ifeval
+from selfinstruct.verifiable.constraints import CHOICE, CONFLICTS, Pool, compose, conflicting, draw, material, suite
+from selfinstruct.verifiable.ifeval import TYPES, Followed, Verifiable, accuracy, followed, read_verifiable, sentences
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 

@@ -14,10 +14,10 @@ from selfinstruct.encodings import Behaviour
 from selfinstruct.errors import InputError, UsageError
 from selfinstruct.evaluate.closed import label_space, matches, options, rouge
 from selfinstruct.evaluate.figures import Score
-from selfinstruct.evaluate.ifeval import Verifiable, accuracy, followed, read_verifiable
 from selfinstruct.formats import read_dataset
 from selfinstruct.records import Record, digest
 from selfinstruct.resources import SEEDS
+from selfinstruct.verifiable.ifeval import Verifiable, accuracy, followed, read_verifiable
 
 T = TypeVar("T")
 OFFLINE = ("ifeval", "labels", "held-out")

@@ -17,9 +17,9 @@ from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfinstruct.errors import InputError, UsageError
-from selfinstruct.evaluate.ifeval import TYPES, Verifiable
 from selfinstruct.prompts import Prompts
 from selfinstruct.resources import PROMPTS
+from selfinstruct.verifiable.ifeval import TYPES, Verifiable
 
 REPEAT, CHOICE = "combination:repeat_prompt", "detectable_format:constrained_response"
 LETTERS = "jkqvxz"
