@@ -1,4 +1,4 @@
-"""The files that a plan is made from: seeds, a dataset, lists to vary by, the system text, benchmarks."""
+"""The files that a plan is made from: seeds, a dataset, lists to vary by, the system text, benchmarks, phrasings."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Inputs(NamedTuple):
     """Rows of the dataset."""
     systems: int = 0
     """Rows among them that have a system text of their own."""
+    phrasings: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,15 @@ class Sources:
     system: Path | None = None
     benchmarks: Mapping[str, Path] = field(default_factory=dict)
     """By names that tell them apart (``benchmarks.names_of``)."""
+    phrasings: Path | None = None
+    """How constraints are asked for."""
 
     def contents(self) -> dict[str, bytes]:
         """Every file's bytes but the dataset's, by the name of the input."""
         paths = {f"vary:{name}": path for name, path in self.vary.items()}
         paths |= {f"{BENCHMARK}{name}": path for name, path in self.benchmarks.items()}
-        paths |= {name: path for name, path in (("seeds", self.seeds), ("system", self.system)) if path is not None}
+        others = {"seeds": self.seeds, "system": self.system, "phrasings": self.phrasings}
+        paths |= {name: path for name, path in others.items() if path is not None}
         return {name: _read(path) for name, path in paths.items()}
 
     def benchmark_contents(self) -> dict[str, bytes]:
@@ -73,6 +77,7 @@ class Sources:
             system=_text(self.system).strip() if self.system else "",
             rows=rows,
             systems=systems,
+            phrasings=_text(self.phrasings) if self.phrasings else "",
         )
 
 

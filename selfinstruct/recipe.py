@@ -30,6 +30,7 @@ from pydantic import (
 from selfinstruct.engines import Sampling
 from selfinstruct.errors import InputError, UsageError
 from selfinstruct.resources import RECIPES
+from selfinstruct.verifiable.ifeval import TYPES
 
 
 def _plain(value: JsonValue) -> JsonValue:
@@ -198,6 +199,28 @@ class Difficulty(Table):
     max: float = Field(10.0, ge=0.0, le=10.0)
 
 
+class Constraints(Table):
+    """What is asked of the answers to given tasks, so that a program can check it."""
+
+    variants: int = Field(1, ge=1, le=100)
+    """Tasks made of each row."""
+    number: tuple[Annotated[float, Field(ge=0, lt=math.inf)], ...] = Field((0.6, 0.3, 0.1), min_length=1, max_length=5)
+    """How likely a task has one, two, three of them."""
+    without: tuple[str, ...] = ()
+    """Types that are never drawn: those that an evaluation should find untrained."""
+
+    @model_validator(mode="after")
+    def _something_is_drawn(self) -> Self:
+        strange = [name for name in self.without if name not in TYPES]
+        if strange:
+            raise ValueError(f"there is no type {strange[0]!r}; there are {', '.join(TYPES)}")
+        if len(set(TYPES) - set(self.without)) < 2:
+            raise ValueError("no types are left to draw")
+        if not any(self.number):
+            raise ValueError("number: not all of them 0")
+        return self
+
+
 class Decontaminate(Table):
     """When a record overlaps an item of a benchmark."""
 
@@ -264,6 +287,7 @@ class Recipe(Table):
     growth: Growth = Growth()
     intent: Intent = Intent()
     difficulty: Difficulty = Difficulty()
+    constraints: Constraints = Constraints()
     decontaminate: Decontaminate = Decontaminate()
     schedule: Schedule = Schedule()
     sampling: dict[str, Overrides] = Field(default_factory=dict)

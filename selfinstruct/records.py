@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -46,6 +46,15 @@ class Evolution(BaseModel):
     """What was asked with, without the parent's text."""
 
 
+class Constraint(BaseModel):
+    """What an answer must keep to, so that a program can check it (``verifiable.ifeval.TYPES``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: str
+    kwargs: dict[str, Any] = {}
+
+
 class Record(BaseModel):
     """One instruction, with its input and output once it has them.
 
@@ -67,6 +76,7 @@ class Record(BaseModel):
     origin: str = "seed"
     parents: tuple[str, ...] = ()
     evolution: Evolution | None = None
+    constraints: tuple[Constraint, ...] = ()
 
     @property
     def id(self) -> str:

@@ -86,6 +86,7 @@ class Story:
             self.rows,
             recipe.judge_style,
             replays=True,
+            phrasings=self._text("phrasings") if "phrasings" in names else "",
         )
 
     def close(self) -> None:

@@ -38,6 +38,7 @@ from selfinstruct.operators import (
     check_operators,
     open_operator,
     operator_factory,
+    phrasings_file,
 )
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import Recipe, decontaminated, differences, dump, parse
@@ -99,12 +100,14 @@ class Run:
             vary={name: Path(path) for name, path in (vary or {}).items()},
             system=Path(system) if system is not None else None,
             benchmarks=benchmarks,
+            phrasings=phrasings_file(recipe, Path(prompts) if prompts is not None else None),
         )
         self._benchmarks: Benchmarks | None = None
         self._prompts = Prompts(Path(prompts) if prompts is not None else None)
         self._options = options or Options()
         self._engines = (engine, answer_engine, judge_engine)
         self._rows = 0
+        self._phrasings = ""
         self._digests: dict[str, str] = {}
         self._fresh = fresh
         self._systems = False  # whether any answer is asked with a system text
@@ -208,7 +211,7 @@ class Run:
             )
         inputs = self._sources.read(answered=answered(recipe))
         self._digests = self._sources.digests()
-        self._rows = inputs.rows
+        self._rows, self._phrasings = inputs.rows, inputs.phrasings
         _warn_of_blind_novelty(recipe, inputs)
         if self._sources.benchmarks:
             self._benchmarks = Benchmarks(
@@ -412,6 +415,7 @@ class Run:
             self._rows,
             recipe.judge_style,
             benchmarks=self._benchmarks,
+            phrasings=self._phrasings,
         )
 
     def _operators(self, recipe: Recipe, system: str) -> tuple[Drafter, Answerer]:
@@ -452,7 +456,8 @@ class Run:
         report = Report(self._benchmarks, inputs.seeds) if self._benchmarks else None
         shards = Shards(self.folder, recipe, digests, report)
         rounds = 1 + (drafter.rounds if isinstance(drafter, Settler) else 0)
-        target = inputs.rows * rounds * recipe.answer.samples if endless else recipe.num
+        each = getattr(drafter, "variants", 1) * rounds * recipe.answer.samples
+        target = inputs.rows * each if endless else recipe.num
         ledger = Ledger(self.folder, target, loop.counts, live, before, used)
         task = asyncio.ensure_future(loop.run(shards))
         drained: asyncio.Future[None] | None = None

@@ -108,7 +108,7 @@ class Shards:
                     "output": record.output,
                     "text": rejected.text,
                     "parents": list(record.parents),
-                    **_evolution(record, rejected.scores),
+                    **_further(record, rejected.scores),
                     "vary": dict(rejected.steer),
                     "asked": [self._asked(asked) for asked in rejected.asked],
                 }
@@ -211,7 +211,7 @@ class Shards:
             "origin": record.origin,
             "parents": list(record.parents),
             "classification": record.classification,
-            **_evolution(record, kept.scores),
+            **_further(record, kept.scores),
             "vary": dict(kept.steer),
             "remarks": list(kept.remarks),
             "asked": [self._asked(asked) for asked in kept.asked],
@@ -294,10 +294,16 @@ class _Lines:
             os.truncate(self._path, self._end)
 
 
-def _evolution(record: Record, scores: Mapping[str, float]) -> dict[str, Any]:
-    if record.evolution is None:
-        return {"scores": dict(scores)} if scores else {}
-    return {"evolution": record.evolution.model_dump(), "scores": dict(scores)}
+def _further(record: Record, scores: Mapping[str, float]) -> dict[str, Any]:
+    """What only some records have."""
+    found: dict[str, Any] = {}
+    if record.evolution is not None:
+        found["evolution"] = record.evolution.model_dump()
+    if record.evolution is not None or scores:
+        found["scores"] = dict(scores)
+    if record.constraints:
+        found["constraints"] = [one.model_dump() for one in record.constraints]
+    return found
 
 
 def _edited(path: Path) -> UsageError:
@@ -327,7 +333,9 @@ def read_kept(folder: Path) -> Iterator[tuple[Record, dict[str, Any]]]:
             return
         fields = {key: line[key] for key in ("instruction", "input", "output", "system", "reasoning") if key in line}
         known = {
-            key: origin[key] for key in ("task", "origin", "parents", "classification", "evolution") if key in origin
+            key: origin[key]
+            for key in ("task", "origin", "parents", "classification", "evolution", "constraints")
+            if key in origin
         }
         yield Record(**fields, **known), origin
 

@@ -38,8 +38,8 @@ CHEAP = (
     "novelty",
 )
 """The draft rules of evolution that ask no model, in their order."""
-KINDS = (*WRITING, ("answer", "strict"), *EVOLVING)
-GIVEN = ("given", "evolve")
+KINDS = (*WRITING, ("answer", "strict"), *EVOLVING, ("verifiable", "strict"))
+GIVEN = ("given", "constrained", "evolve")
 """Operators that read a dataset."""
 
 

@@ -21,7 +21,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
-from runfolders import KINDS, dataset, finish, found, lines, plan, run_of, stored_keys, told, watched
+from runfolders import GIVEN, KINDS, dataset, finish, found, lines, plan, run_of, stored_keys, told, watched
 
 import selfinstruct.run
 from selfinstruct.cli import main
@@ -554,7 +554,7 @@ def test_nothing_that_overlaps_is_kept_or_paid_for(
                 stage, _, place = line["name"].rpartition(":")
                 asked = db.execute("SELECT stage FROM replies WHERE step = ? AND item = ?", place.split("."))
                 assert asked.fetchall() == []  # the step's own request stands at item -1
-                assert stage in ("bootstrap", "alpaca", "given", "evolve")
+                assert stage in ("bootstrap", "alpaca", *GIVEN)
     figures = told(folder)["figures"]
     assert figures["rejected"]["contaminated"] == len(dropped)
     account = report(folder)

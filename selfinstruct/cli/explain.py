@@ -69,6 +69,8 @@ def _print(told: dict[str, Any]) -> None:
         say(f"nearest of the {near['of']:,} that were there before it, by ROUGE-L F; {near['mean']:.3f} is the mean:")
         for one in near["nearest"]:
             say(f"{one['f']:.3f}  {one['name']:<16}  {one['instruction']}", indent=2)
+    for one in told["record"]["constraints"]:
+        say(f"constraint: {one['type']}  {_sampling(one['kwargs'])}".rstrip())
     for slot, line in told["vary"].items():
         say(f"{slot}: {line}")
     if told["evolution"]:

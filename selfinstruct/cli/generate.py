@@ -163,6 +163,14 @@ def answer(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder. The same command again resumes it.")],
     model: Model = None,
     samples: Samples = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="answer; verifiable: with constraints that a program checks; or a .toml file.",
+            rich_help_panel="Recipe",
+        ),
+    ] = "answer",
     overrides: Overrides = None,
     without: Without = None,
     decontaminate: Decontaminate = None,
@@ -180,14 +188,15 @@ def answer(
 ) -> None:
     """Answer, or answer anew, the instructions of any dataset.
 
-    Instructions and inputs stay as they are; a row whose new answer fails the rules is rejected, with its reason.
+    Instructions and inputs stay as they are, but for what the recipe `verifiable` asks on top; a row whose new answer
+    fails the rules is rejected, with its reason.
     """
     from selfinstruct.run import Run
 
     values: dict[str, Any] = {"seed": seed, "model": model, "style": style, "license": license}
     if samples is not None:
         values["answer"] = {"samples": samples}
-    chosen = recipe_of("answer", overrides, values, without)
+    chosen = recipe_of(recipe, overrides, values, without)
     chosen = where.named(chosen)
     run = Run(
         out,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,11 +15,13 @@ from selfinstruct.cli.terminal import data, say
 if TYPE_CHECKING:
     from selfinstruct.engines import Style
     from selfinstruct.filters.contamination import Benchmarks
-    from selfinstruct.operators import Setting
+    from selfinstruct.operators import Drafter, Setting
     from selfinstruct.prompts import Prompt
     from selfinstruct.recipe import Recipe
     from selfinstruct.records import Record
 
+GIVEN = ("given", "constrained")
+"""Operators whose tasks ask no model."""
 PASS = 0.5
 """The share of drafts and of answers that an estimate takes to pass."""
 EVOLVED = 0.9
@@ -52,8 +55,8 @@ def print_plan(
 
     there = state.read(folder).get("replies", 0)
     style, stages = estimate(recipe, source, prompts, benchmarks)
-    given, evolving = recipe.draft.operator == "given", recipe.draft.operator == "evolve"
-    overlapping = rows - stages[0].requests if given else 0
+    given, evolving = recipe.draft.operator in GIVEN, recipe.draft.operator == "evolve"
+    overlapping = rows * recipe.constraints.variants - stages[0].requests if given else 0
     prompt, completion = sum(one.prompt_tokens for one in stages), sum(one.completion_tokens for one in stages)
     if as_json:
         content = {
@@ -108,9 +111,8 @@ def estimate(
     """The style that would be asked in, and requests and tokens by stage. Rows to answer that overlap a benchmark are
     left out where the recipe has the rule against it."""
     from selfinstruct.formats import read_dataset, read_seeds
-    from selfinstruct.operators import Pool, Setting, open_operator
+    from selfinstruct.operators import Pool, Setting, open_operator, phrasings_file
     from selfinstruct.prompts import Prompts
-    from selfinstruct.recipe import RULE
 
     style = usual_style(recipe.model) if recipe.style == "auto" else recipe.style
     answer_style = recipe.answer_style
@@ -122,17 +124,18 @@ def estimate(
     judge_style = recipe.judge_style
     if judge_style == "auto":
         judge_style = usual_style(recipe.judge_model) if recipe.judge_model else style
-    setting = Setting(recipe, Prompts(prompts), style, answer_style, judge_style=judge_style)
-    if recipe.draft.operator == "given":
-        prompt = setting.prompts[setting.prompt_name("answer", setting.answer_style)]
-        most, rows, size = _most(recipe, "answer", prompt.sampling.max_tokens), 0, 0
-        held = benchmarks if RULE in set(recipe.filters.draft) - set(recipe.filters.off) else None
-        for row in read_dataset(source, answered=False):
-            if held is not None and held.hits(row):
-                continue
-            rows += 1
-            size += len(prompt.request({"instruction": row.instruction, "input": row.input}).text().encode())
-        return answer_style, [Stage("answer", rows, size // BYTES_PER_TOKEN, rows * most * recipe.answer.samples)]
+    phrasings = phrasings_file(recipe, prompts)
+    setting = Setting(
+        recipe,
+        Prompts(prompts),
+        style,
+        answer_style,
+        source=source,
+        judge_style=judge_style,
+        phrasings=phrasings.read_text(encoding="utf-8-sig") if phrasings else "",
+    )
+    if recipe.draft.operator in GIVEN:
+        return answer_style, [_answering(setting, benchmarks)]
     if recipe.draft.operator == "evolve":
         return style, _evolving(setting, read_dataset(source))
     drafter = open_operator(recipe.draft.operator, setting)
@@ -148,6 +151,32 @@ def estimate(
         most = _most(recipe, stage, prompt.sampling.max_tokens)
         asked.append(_stage(stage, tasks, prompt.example().text(), most * recipe.answer.samples))
     return style, stages + _either(asked)
+
+
+def _answering(setting: Setting, benchmarks: Benchmarks | None) -> Stage:
+    """Of a recipe that answers what is given: every task that its rows give, as the run draws it."""
+    from selfinstruct.engines import Reply
+    from selfinstruct.journal import Place
+    from selfinstruct.loop import rng_for
+    from selfinstruct.operators import Pool, open_operator
+    from selfinstruct.recipe import RULE
+    from selfinstruct.records import Record
+
+    recipe = setting.recipe
+    prompt = setting.prompts[setting.prompt_name("answer", setting.answer_style)]
+    held = benchmarks if RULE in set(recipe.filters.draft) - set(recipe.filters.off) else None
+    drafter: Drafter = open_operator(recipe.draft.operator, setting)
+    tasks = size = 0
+    for step in count():
+        parents = drafter.draw(Pool([], [], 0), step, Random(0))
+        if parents is None:
+            break
+        for task in drafter.read(Reply(), parents, rng_for(recipe, "ask", Place(drafter.stage, step))):
+            if isinstance(task, Record) and not (held is not None and held.hits(task)):
+                tasks += 1
+                size += len(prompt.request({"instruction": task.instruction, "input": task.input}).text().encode())
+    most = _most(recipe, "answer", prompt.sampling.max_tokens)
+    return Stage("answer", tasks, size // BYTES_PER_TOKEN, tasks * most * recipe.answer.samples)
 
 
 def _evolving(setting: Setting, source: Iterable[Record]) -> list[Stage]:

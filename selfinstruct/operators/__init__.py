@@ -19,6 +19,8 @@ from selfinstruct.plugins import find
 from selfinstruct.prompts import Prompts
 from selfinstruct.recipe import Recipe
 from selfinstruct.records import Record
+from selfinstruct.resources import PROMPTS
+from selfinstruct.verifiable.constraints import PHRASINGS
 
 if TYPE_CHECKING:
     from selfinstruct.filters.contamination import Benchmarks
@@ -129,6 +131,8 @@ class Setting:
     """Whether a stored run is gone over again: then parents are the stored plan's."""
     benchmarks: Benchmarks | None = None
     """What no record may overlap, if anything."""
+    phrasings: str = ""
+    """The YAML of constraints and how to ask for them, for an operator that reads it."""
 
     def prompt_name(self, stage: str, style: Style) -> str:
         """The prompt file for a stage: its variant for the style. For prefill the one for small models goes first where
@@ -225,6 +229,15 @@ def check_operators(recipe: Recipe, prompts: Prompts, *, judging: Sequence[str],
 def answered(recipe: Recipe) -> bool:
     """Whether every row of the recipe's dataset must hold an answer."""
     return not getattr(operator_factory(recipe.draft.operator), "takes_unanswered", False)
+
+
+def phrasings_file(recipe: Recipe, prompts: Path | None) -> Path | None:
+    """The file that says how constraints are asked for, where the recipe's operator reads one: that of the extra
+    prompts, or our own."""
+    if not getattr(operator_factory(recipe.draft.operator), "reads_phrasings", False):
+        return None
+    theirs = prompts / PHRASINGS if prompts is not None else None
+    return theirs if theirs is not None and theirs.is_file() else PROMPTS / PHRASINGS
 
 
 def operator_factory(name: str) -> Any:

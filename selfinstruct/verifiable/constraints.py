@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import yaml
 from jinja2 import TemplateError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from selfinstruct.errors import InputError, UsageError
 from selfinstruct.prompts import Prompts
@@ -53,13 +53,35 @@ class Material(BaseModel):
     end_phrases: tuple[str, ...]
     words: Annotated[tuple[str, ...], Field(min_length=5)]
     """Where a task comes without its own."""
-    bases: tuple[Base, ...]
+    bases: tuple[Base, ...] = ()
+
+
+PHRASINGS = "verifiable.yaml"
+"""Where it stands among the prompts."""
 
 
 @cache
 def material() -> Material:
-    """That of prompts/verifiable.yaml."""
-    return Material.model_validate(yaml.safe_load((PROMPTS / "verifiable.yaml").read_text(encoding="utf-8")))
+    """Our own."""
+    return read_material((PROMPTS / PHRASINGS).read_text(encoding="utf-8"), PHRASINGS)
+
+
+def read_material(text: str, source: str) -> Material:
+    """What stands in such a file. Raises InputError where it does not hold what it should."""
+    try:
+        found = Material.model_validate(yaml.safe_load(text))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InputError(f"{source}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}", hint=_SHAPE) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: {error}", hint=_SHAPE) from error
+    lacks = [name for name in TYPES if name not in found.phrasings]
+    if lacks:
+        raise InputError(f"{source}: no phrasing of {lacks[0]}", hint=_SHAPE)
+    return found
+
+
+_SHAPE = f"prompts/{PHRASINGS} shows what stands in one"
 
 
 # What a constraint asks for: ranges are those of Zhou et al. 2023, without what could not be followed or says nothing.

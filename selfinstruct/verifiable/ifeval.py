@@ -26,7 +26,7 @@ import inspect
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -259,6 +259,12 @@ def _langdetect() -> Any:
         ) from error
     library.DetectorFactory.seed = 0  # it draws by chance, anew for every text
     return library
+
+
+def check_languages(types: Collection[str]) -> None:
+    """Raises UsageError where one of these types is about a language, and nothing is installed that knows any."""
+    if any(name.startswith(("language:", "change_case:english")) for name in types):
+        _langdetect()
 
 
 @lru_cache(64)

@@ -1,0 +1,234 @@
+"""Tasks with constraints: what is drawn, what is kept of the answers, and what a person is told."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runfolders import dataset, finish, lines, plan, run_of
+from test_ifeval import answering
+
+from selfinstruct.engines import Reply
+from selfinstruct.errors import InputError, UsageError
+from selfinstruct.filters.follows import Follows
+from selfinstruct.journal import Place
+from selfinstruct.loop import rng_for
+from selfinstruct.operators import Setting
+from selfinstruct.operators.constrained import ENOUGH, Constrained
+from selfinstruct.prompts import Prompts
+from selfinstruct.recipe import Recipe, load
+from selfinstruct.records import Constraint, Record
+from selfinstruct.replaying import replay, verify
+from selfinstruct.resources import PROMPTS
+from selfinstruct.shards import read_kept, read_rejected
+from selfinstruct.verifiable.constraints import CHOICE, PHRASINGS, REPEAT, conflicting
+from selfinstruct.verifiable.ifeval import TYPES, Verifiable, followed
+
+pytestmark = pytest.mark.usefixtures("no_hang")
+
+TEXT = (PROMPTS / PHRASINGS).read_text(encoding="utf-8")
+
+
+def drafter(source: Path, *sets: str) -> tuple[Constrained, Recipe]:
+    recipe = load("verifiable", sets)
+    return Constrained(Setting(recipe, Prompts(), "chat", "chat", source=source, phrasings=TEXT)), recipe
+
+
+def as_verifiable(task: Record) -> Verifiable:
+    return Verifiable(
+        0, task.instruction, tuple(one.type for one in task.constraints), tuple(one.kwargs for one in task.constraints)
+    )
+
+
+def drawn(source: Path, *sets: str) -> list[list[Record]]:
+    """The tasks of each row, as a run draws them."""
+    operator, recipe = drafter(source, *sets)
+    found: list[list[Record]] = []
+    while (parents := operator.draw(None, len(found), Random(0))) is not None:  # type: ignore[arg-type]
+        rng = rng_for(recipe, "ask", Place("constrained", len(found)))
+        found.append([task for task in operator.read(Reply(), parents, rng) if isinstance(task, Record)])
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), given_input=st.booleans(), out=st.sets(st.sampled_from(sorted(TYPES)), max_size=20))
+def test_what_is_drawn_goes_together_is_allowed_and_can_be_followed(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, given_input: bool, out: set[str]
+) -> None:
+    row = Record(instruction="Say why rivers bend.", input="the Danube" if given_input else "", output="?")
+    source = dataset(tmp_path_factory.mktemp("rows"), 1)
+    operator, _ = drafter(source, f"constraints.without={json.dumps(sorted(out))}", "constraints.number=[1, 1, 1]")
+    if len(set(TYPES) - out - {CHOICE} - ({REPEAT} if given_input else set())) < 6:
+        return  # then so many may not go together
+    (task,) = operator.read(Reply(), [row], Random(seed))
+    assert isinstance(task, Record)
+    names = [one.type for one in task.constraints]
+    assert not set(names) & (out | {CHOICE} | ({REPEAT} if given_input else set()))
+    assert 1 <= len(names) <= 3
+    assert not any(conflicting(one, other) for at, one in enumerate(names) for other in names[:at])
+    assert task.instruction.startswith("Say why rivers bend.\n\n")
+    assert (task.input, task.output, task.parents) == (row.input, "", (row.id,))
+    answer = answering(as_verifiable(task))
+    rule = Follows(load("verifiable"))
+    assert rule.objection(task.model_copy(update={"output": answer})) is None
+
+
+def test_the_same_seed_draws_the_same_and_another_something_else(tmp_path: Path) -> None:
+    source = dataset(tmp_path, 12)
+    first, again, other = drawn(source), drawn(source), drawn(source, "seed=1")
+    assert first == again
+    assert first != other
+    assert [len(tasks) for tasks in drawn(source, "constraints.variants=3")] == [3] * 12
+
+
+def test_numbers_are_as_likely_as_the_recipe_says(tmp_path: Path) -> None:
+    tasks = [task for row in drawn(dataset(tmp_path, 300), "constraints.number=[0, 1]") for task in row]
+    assert {len(task.constraints) for task in tasks} == {2}
+    singles = [task for row in drawn(dataset(tmp_path, 300)) for task in row if len(task.constraints) == 1]
+    assert 140 <= len(singles) <= 220  # 180 of 300, give or take five standard deviations
+
+
+def test_words_are_those_of_the_row_where_it_has_enough(tmp_path: Path) -> None:
+    words = ["meander", "current", "silt", "valley", "erosion", "bedrock", "floodplain", "gravel", "oxbow"]
+    assert len([word for word in words if len(word) >= 5]) >= ENOUGH
+    source = tmp_path / "rows.jsonl"
+    row = {"instruction": "Say why rivers bend.", "input": "", "output": " ".join(words)}
+    source.write_text(f"{json.dumps(row)}\n" * 200, encoding="utf-8")
+    asked = [
+        word
+        for (task,) in drawn(source)
+        for one in task.constraints
+        for word in one.kwargs.get("keywords", one.kwargs.get("forbidden_words", []))
+    ]
+    assert asked
+    assert set(asked) <= set(words)
+
+
+def script(folder: Path, tasks: list[Record]) -> Path:
+    """A model that keeps to the constraints of every other task, and to none of the others."""
+    rules = [
+        f"[[rule]]\nmatch = {json.dumps(re.escape(task.instruction))}\n"
+        f"reply = {json.dumps(answering(as_verifiable(task)) if at % 2 else 'Ω, Ω, Ω!')}\n"
+        for at, task in enumerate(tasks)
+    ]
+    path = folder / "script.toml"
+    path.write_text("\n".join(rules), encoding="utf-8")
+    return path
+
+
+def test_only_what_follows_is_kept_and_each_reject_says_what_it_breaks(tmp_path: Path) -> None:
+    source = dataset(tmp_path, 40)
+    sets = ('answer_style="completion"', "constraints.variants=2", "answer.samples=1")
+    tasks = [task for row in drawn(source, *sets) for task in row]
+    model = f"scripted/{script(tmp_path, tasks)}"
+    recipe = load("verifiable", sets, {"model": model})
+    # An answer that follows may be no good for other reasons: here only the one rule is asked.
+    recipe = recipe.model_copy(
+        update={"filters": recipe.filters.model_copy(update={"draft": (), "answer": ("follows",)})}
+    )
+    last = finish(tmp_path / "run", recipe, source=source)
+    assert last.state == "complete"
+
+    kept = list(read_kept(tmp_path / "run"))
+    rejected = list(read_rejected(tmp_path / "run"))
+    assert len(kept) + len(rejected) == 80
+    assert len(kept) >= 40
+    for record, line in kept:
+        assert record.constraints
+        assert all(followed(as_verifiable(record), record.output).strict)
+        assert line["parents"] != [line["task"]]
+    for line in rejected:
+        assert line["by"] == "follows"
+        told = re.fullmatch(r"(?:does not follow|nobody can tell whether it follows) (.+)", line["why"])
+        assert told
+        one = Record(instruction=line["instruction"], constraints=[Constraint(**each) for each in line["constraints"]])
+        verdicts = followed(as_verifiable(one), line["output"]).strict
+        broken = [each.type for each, verdict in zip(one.constraints, verdicts, strict=True) if not verdict]
+        assert set(told[1].split(", ")) <= set(broken)
+
+    assert all(finding.right for finding in verify(tmp_path / "run"))
+    replay(tmp_path / "run", (), tmp_path / "all", without=("follows",))
+    assert sum(1 for _ in read_kept(tmp_path / "all")) > len(kept)
+    assert {line["by"] for line in read_rejected(tmp_path / "all")} <= {"duplicate"}
+    with pytest.raises(UsageError, match=r"replay cannot change constraints\.variants"):
+        replay(tmp_path / "run", ("constraints.variants=3",), tmp_path / "more")
+
+
+def test_an_answer_of_no_known_language_is_not_kept() -> None:
+    rule = Follows(load("verifiable"))
+    task = Record(
+        instruction="Say it in German.",
+        output="1 2 3",
+        constraints=(Constraint(type="language:response_language", kwargs={"language": "de"}),),
+    )
+    assert rule.objection(task) == "nobody can tell whether it follows language:response_language"
+    assert rule.objection(Record(instruction="Say it.", output="1 2 3")) is None
+
+
+def test_phrasings_of_ones_own_are_asked_and_belong_to_the_run(tmp_path: Path) -> None:
+    own = tmp_path / "prompts"
+    own.mkdir()
+    changed = TEXT.replace("Do not use any commas.", "Leave all commas at home.")
+    assert changed != TEXT
+    (own / PHRASINGS).write_text(changed, encoding="utf-8")
+    only = [name for name in TYPES if name not in ("punctuation:no_comma", "detectable_format:title")]
+    recipe = plan("verifiable", f"constraints.without={json.dumps(only)}", "constraints.number=[1]")
+    finish(tmp_path / "run", recipe, prompts=own)
+    asked = " ".join(
+        line["instruction"]
+        for line in (
+            *lines(tmp_path / "run" / "rejected.jsonl"),
+            *lines(tmp_path / "run" / "data" / "train-00000.jsonl"),
+        )
+    )
+    assert "Leave all commas at home." in asked
+    assert "Do not use any commas." not in asked
+    assert all(finding.right for finding in verify(tmp_path / "run"))
+    with pytest.raises(UsageError, match="phrasings"):
+        list(run_of(tmp_path / "run", recipe))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("phrasings: {}\n", "the phrasings: "),
+        ("- 1\n", "the phrasings: "),
+        ("phrasings: [\n", "the phrasings: "),
+        (re.sub(r"(?s)  punctuation:no_comma:.*?\n\n", "\n", TEXT), "no phrasing of punctuation:no_comma"),
+    ],
+)
+def test_a_wrong_file_of_phrasings_is_told(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Constrained(Setting(load("verifiable"), Prompts(), "chat", "chat", source=dataset(tmp_path, 1), phrasings=text))
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ('constraints.without=["no:such"]', "there is no type 'no:such'"),
+        (f"constraints.without={json.dumps(list(TYPES))}", "no types are left"),
+        ("constraints.number=[0, 0]", "not all of them 0"),
+        ("constraints.number=[]", "constraints.number"),
+        ("constraints.variants=0", "constraints.variants"),
+    ],
+)
+def test_what_nothing_can_be_drawn_by_is_refused(override: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        load("verifiable", (override,))
+
+
+def test_the_plan_counts_every_task(tmp_path: Path) -> None:
+    from selfinstruct.cli.plan import estimate
+
+    source = dataset(tmp_path, 7)
+    recipe = plan("verifiable", "constraints.variants=3")
+    _, (stage,) = estimate(recipe, source, None)
+    assert stage.requests == 21
+    tasks = [task for row in drawn(source, "constraints.variants=3") for task in row]
+    size = sum(len(f"{task.instruction}{task.input}".encode()) for task in tasks)
+    assert stage.prompt_tokens * 4 >= size
