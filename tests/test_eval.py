@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tinymodels
 from runfolders import SEEDS
 from typer.testing import CliRunner
 
 from selfinstruct.cli import app
-from selfinstruct.cli.eval import base_of
+from selfinstruct.cli.eval import base_of, warn_of_trained
 from selfinstruct.engines import open_engine
 from selfinstruct.errors import InputError, UsageError
 from selfinstruct.evaluate.evaluation import Evaluation, as_json
@@ -177,12 +179,110 @@ class TestCommand:
         assert good in second and "beside base +100.0 %" in second
         assert CliRunner().invoke(app, [*line, "--json"]).stdout.startswith('[{"suite": "labels"')
 
+    @tinymodels.needs_training
     def test_a_model_that_fails_ends_it_with_its_exit_code_and_leaves_what_was_answered(
         self, tmp_path: Path, data: Path
     ) -> None:
-        base = scripted(tmp_path, "base")
-        line = ["eval", "hf/no/where/at/all", "--base", base, "--suite", "held-out", "--data", str(data)]
+        base, model = scripted(tmp_path, "base"), tinymodels.model(tmp_path / "model")
+        (model / "model.safetensors").write_bytes(b"half")
+        line = ["eval", f"hf/{model}", "--base", base, "--suite", "held-out", "--data", str(data)]
         done = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "out")])
         assert isinstance(done.exception, UsageError)
         assert len(list((tmp_path / "out").glob("*/journal.sqlite"))) == 1
         assert open_engine(base).name == base
+
+    @pytest.mark.parametrize(
+        "wrong", ["hf/no/where/at/all", "vllm/no/where/at/all", "vllm/x?y=z", "scripted/none.toml", "openai/", "odd/x"]
+    )
+    @pytest.mark.parametrize("place", ["model", "judge"])
+    def test_a_name_that_is_none_is_said_before_anybody_is_asked(
+        self, tmp_path: Path, data: Path, wrong: str, place: str
+    ) -> None:
+        base, good = scripted(tmp_path, "base"), scripted(tmp_path, "good")
+        line = ["eval", *([good, "--judge", wrong] if place == "judge" else [good, wrong]), "--base", base]
+        done = CliRunner().invoke(
+            app, [*line, "--suite", "held-out", "--data", str(data), "--out", str(tmp_path / "out")]
+        )
+        assert isinstance(done.exception, UsageError)
+        assert not (tmp_path / "out").exists()
+
+    def test_types_of_instructions_stand_below_with_a_letter_for_each_model(self, tmp_path: Path) -> None:
+        base, good = scripted(tmp_path, "base" * 20), scripted(tmp_path, "good" * 20, (".", "no commas here"))
+        line = ["eval", good, "--base", base, "--out", str(tmp_path / "out"), "--limit", "60"]
+        done = CliRunner().invoke(app, line)
+        assert done.exit_code == 0, done.output
+        lines = done.stdout.splitlines()
+        at = lines.index("  instructions followed by type, strictly:")
+        assert lines[at + 1 : at + 3] == [f"    A {base}", f"    B {good}"]
+        assert lines[at + 3].split() == ["A", "B"]
+        below = lines[at + 4 : lines.index("", at)]
+        told = json.loads((tmp_path / "out" / "scores.json").read_text())[0]["models"]
+        shown = {name: figures for name, *figures in map(str.split, below)}
+        assert shown == {
+            name: [f"{one['parts']['types'][name]['strict']}/{one['parts']['types'][name]['of']}" for one in told]
+            for name in told[0]["parts"]["types"]
+        }
+        assert all(len(text) <= 80 for text in lines[at + 3 : at + 4 + len(below)])
+
+    def test_intervals_without_width_are_not_told_as_certain(self, tmp_path: Path, data: Path) -> None:
+        rows = [{"instruction": "Kind? Answer yes or no.", "input": f"{n}", "output": "yes"} for n in range(10)]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        base, same = scripted(tmp_path, "base", (".", "no")), scripted(tmp_path, "same", (".", "No."))
+        line = ["eval", same, "--base", base, "--suite", "labels", "--suite", "held-out", "--data", str(data)]
+        done = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "out")])
+        told = [text for text in done.stdout.splitlines() if "accuracy" in text or "ROUGE" in text]
+        assert "0.0 % (0.0 to 27.8, Wilson)" in told[0]
+        assert told[1].endswith("beside base +0.0 % (-27.8 to +27.8, Tango)")
+        labels, _ = json.loads((tmp_path / "out" / "scores.json").read_text())
+        assert figures(labels, 0, "accuracy")["method"] == "wilson"
+        assert labels["models"][1]["beside_base"]["accuracy"]["method"] == "tango"
+
+    def test_items_that_are_all_alike_have_no_interval(self, tmp_path: Path, data: Path) -> None:
+        base, same = (scripted(tmp_path, name, ("sea", "the Adriatic")) for name in ("base", "same"))
+        data.write_text(json.dumps(ROWS[2]) + "\n")
+        line = ["eval", same, "--base", base, "--suite", "held-out", "--data", str(data)]
+        done = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "out")])
+        told = [text for text in done.stdout.splitlines() if "ROUGE" in text]
+        assert told[0].endswith("57.1 %, all items alike") and told[1].endswith("beside base +0.0 %, no item differs")
+        (table,) = json.loads((tmp_path / "out" / "scores.json").read_text())
+        assert figures(table, 0, "ROUGE-L")["low"] is None and figures(table, 0, "ROUGE-L")["method"] == "none"
+
+
+class TestTrained:
+    """What `sft` says of its data, beside what a model is scored on."""
+
+    @pytest.fixture
+    def model(self, tmp_path: Path, data: Path) -> Path:
+        """A folder as `sft` leaves it: trained on two of the three rows, the third held out."""
+        folder = tmp_path / "tuned"
+        folder.mkdir()
+        (folder / "held-out.json").write_text(json.dumps([ROWS[2]]))
+        told = {"state": "complete", "data": {str(data): hashlib.sha256(data.read_bytes()).hexdigest()}}
+        (folder / "sft.json").write_text(json.dumps(told))
+        return folder
+
+    def told(self, capsys: pytest.CaptureFixture[str], model: Path, data: Path) -> str:
+        warn_of_trained([f"hf/{model}"], data)
+        return capsys.readouterr().err
+
+    def test_rows_are_known_in_any_file(
+        self, tmp_path: Path, data: Path, model: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        other = tmp_path / "other.jsonl"
+        other.write_text("".join(json.dumps(row) + "\n" for row in [ROWS[1], ROWS[2], {**ROWS[0], "output": "no"}]))
+        assert f"1 of the 3 rows of {other} are among the training data" in self.told(capsys, model, other)
+        assert "2 of the 3 rows" in self.told(capsys, model, data)
+        assert not self.told(capsys, model, model / "held-out.json")
+
+    def test_without_its_data_the_file_alone_is_known(
+        self, tmp_path: Path, data: Path, model: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        moved = data.rename(tmp_path / "moved.jsonl")
+        assert f"was trained on {moved}" in self.told(capsys, model, moved)
+        moved.write_text(moved.read_text() + json.dumps({**ROWS[0], "output": "no"}) + "\n")
+        assert "nobody can tell" in self.told(capsys, model, moved)
+
+    def test_of_any_other_model_nothing_is_said(
+        self, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert not self.told(capsys, tmp_path, data)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfinstruct.evaluate.figures import column, differences, macro, mean, wilson
+from selfinstruct.evaluate.figures import column, differences, macro, mean, share, share_difference, wilson
 
 SCORES = st.floats(-100, 100, width=32)
 SOME = st.lists(SCORES | st.none() | st.just(math.nan), max_size=30)
@@ -100,10 +100,11 @@ def test_an_interval_of_any_level_holds_its_value_and_lies_in_those_of_higher_on
 
 
 def test_without_items_there_is_no_figure():
-    assert mean([]) == (None, 0, 0, ())
-    assert mean([None, math.nan, math.inf]) == (None, 0, 3, ())
-    assert macro({}) == (None, 0, 0, ())
-    assert macro({"b": [None], "a": []}) == (None, 0, 1, ("a", "b"))
+    assert mean([])[:4] == (None, 0, 0, ())
+    assert mean([None, math.nan, math.inf])[:4] == (None, 0, 3, ())
+    assert macro({})[:4] == (None, 0, 0, ())
+    assert macro({"b": [None], "a": []})[:4] == (None, 0, 1, ("a", "b"))
+    assert share([None]).interval is share_difference([None], [1.0]).interval is None
 
 
 def test_a_difference_is_missing_where_either_score_is():
@@ -161,3 +162,67 @@ def test_wilsons_interval_holds_the_share_and_mirrors_it(share):
     assert 0 <= found.low <= found.value <= found.high <= 1
     assert found == pytest.approx((1 - mirrored.value, 1 - mirrored.high, 1 - mirrored.low), abs=1e-12)
     assert found.low < found.high
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, None]), max_size=30))
+def test_a_share_is_never_certain(scores):
+    figure, there = share(scores), [score for score in scores if score is not None]
+    assert (figure.items, figure.missing) == (len(there), len(scores) - len(there))
+    if not there:
+        assert figure.interval is None
+        return
+    assert figure.interval and figure.interval.value == pytest.approx(sum(there) / len(there))
+    assert 0 <= figure.interval.low < figure.interval.high <= 1
+    alike = len(set(there)) == 1
+    assert figure.method == ("wilson" if alike else "bootstrap")
+    assert figure.interval == (wilson(int(sum(there)), len(there)) if alike else mean(scores).interval)
+
+
+@pytest.mark.parametrize("scores", [[0.5, 0.5], [3.0], [2.0, 2.0]])
+def test_what_is_no_share_gets_no_interval_of_one(scores):
+    assert share(scores).method == share_difference(scores, [0.0] * len(scores)).method == "none"
+
+
+def tango(ones: int, others: int, of: int) -> tuple[float, float]:
+    """Where the score test of a difference gives up, by bisection (Tango 1998): ``ones`` pairs (1, 0), ``others``
+    (0, 1)."""
+
+    def score(by: float) -> float:
+        b = (2 * of - ones + others) * by - ones - others
+        q = (math.sqrt(max(b * b + 8 * of * others * by * (1 - by), 0)) - b) / (4 * of)
+        above, spread = ones - others - of * by, of * (2 * q + by * (1 - by))
+        return above / math.sqrt(spread) if spread > 0 else above * math.inf if above else 0
+
+    def end(z: float) -> float:
+        low, high = -1 + 1e-12, 1 - 1e-12
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if score(middle) > z else (low, middle)
+        return low
+
+    return end(1.959963984540054), end(-1.959963984540054)
+
+
+@pytest.mark.parametrize("items", [1, 4, 20, 300])
+@pytest.mark.parametrize("pair", [(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0)])
+def test_where_all_pairs_are_alike_tangos_interval_is_the_one_of_the_score_test(items, pair):
+    figure = share_difference([pair[0]] * items, [pair[1]] * items)
+    low, high = tango(items if pair == (1, 0) else 0, items if pair == (0, 1) else 0, items)
+    assert figure.method == "tango"
+    assert figure.interval == pytest.approx((pair[0] - pair[1], low, high), abs=1e-6)
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([0.0, 1.0, None])] * 2), min_size=1, max_size=20))
+def test_a_difference_of_shares_is_never_certain(pairs):
+    figure = share_difference(*zip(*pairs, strict=True))
+    by = [one - other for one, other in pairs if one is not None and other is not None]
+    assert figure.items == len(by)
+    if by:
+        assert figure.interval and figure.interval.value == pytest.approx(sum(by) / len(by))
+        assert -1 <= figure.interval.low < figure.interval.high <= 1
+        assert figure.method == ("tango" if len(set(by)) == 1 else "bootstrap")
+
+
+def test_draws_that_are_all_the_same_are_said_to_be():
+    assert macro({"easy": [1.0] * 5, "hard": [0.0] * 15}).method == "none"
+    assert macro({"easy": [1.0] * 5, "hard": [0.0, 1.0]}).method == "bootstrap"

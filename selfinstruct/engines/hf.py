@@ -32,6 +32,28 @@ def open_hf(rest: str, options: Options) -> HFEngine:
 
     Raises UsageError where transformers is not installed or nothing can be read there.
     """
+    _possible(rest)
+    return HFEngine(rest, options)
+
+
+def check_hf(rest: str) -> None:
+    """Raises UsageError where no model of that name can be had, as far as that shows without its weights."""
+    _possible(rest)
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        AutoTokenizer.from_pretrained(rest)
+        if is_adapter(rest):
+            from peft import PeftConfig
+
+            AutoConfig.from_pretrained(PeftConfig.from_pretrained(rest).base_model_name_or_path)
+        else:
+            AutoConfig.from_pretrained(rest)
+    except (OSError, ValueError) as error:
+        raise no_model(f"hf/{rest}", error) from error
+
+
+def _possible(rest: str) -> None:
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
@@ -39,7 +61,42 @@ def open_hf(rest: str, options: Options) -> HFEngine:
         raise UsageError("transformers is not installed", hint=INSTALL) from error
     if not rest:
         raise UsageError("hf/ names no model", hint="a folder or a hub id, e.g. hf/runs/tuned")
-    return HFEngine(rest, options)
+
+
+def is_adapter(path: str) -> bool:
+    """Whether a folder holds a PEFT adapter and no whole model."""
+    return (Path(path) / "adapter_config.json").is_file()
+
+
+def weights_of(path: str) -> dict[str, str]:
+    """What tells the weights of that name from others in their place."""
+    adapter = digest_of(path, name="adapter_config.json") if is_adapter(path) else ""
+    return {"weights": digest_of(path), "adapter": adapter}
+
+
+def load(path: str) -> tuple[Any, Any]:
+    """Tokenizer and model, on the GPU if there is one. Raises UsageError where there are none."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if is_adapter(path):
+            from peft import AutoPeftModelForCausalLM
+
+            model = AutoPeftModelForCausalLM.from_pretrained(path, dtype=dtype)
+            if (Path(path) / "generation_config.json").is_file():  # how an answer ends belongs to the adapter
+                model.generation_config = GenerationConfig.from_pretrained(path)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise no_model(f"hf/{path}", error) from error
+    return tokenizer, model.to(device).eval()
 
 
 def no_model(name: str, error: Exception) -> UsageError:
@@ -69,8 +126,7 @@ class HFEngine:
         self.name = f"hf/{model}"
         self._path = model
         self._options = options
-        self._adapter = (Path(model) / "adapter_config.json").is_file()
-        self._tokenizer, self._model = self._loaded()
+        self._tokenizer, self._model = load(model)
         limit = int(getattr(self._model.config, "max_position_embeddings", 0) or 0) or 1 << 30
         self.context = min(options.context or limit, limit)
         self.concurrency = options.concurrency or BATCH
@@ -133,8 +189,7 @@ class HFEngine:
     def facts(self) -> dict[str, str]:
         known = {
             "model": self._path,
-            "weights": digest_of(self._path),
-            "adapter": digest_of(self._path, name="adapter_config.json") if self._adapter else "",
+            **weights_of(self._path),
             "architecture": type(self._model).__name__,
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "context": self.context,
@@ -152,29 +207,6 @@ class HFEngine:
         self._model = None
 
     # In a thread.
-
-    def _loaded(self) -> tuple[Any, Any]:
-        import torch
-        from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self._path)
-            if self._adapter:
-                from peft import AutoPeftModelForCausalLM
-
-                model = AutoPeftModelForCausalLM.from_pretrained(self._path, dtype=dtype)
-                if (Path(self._path) / "generation_config.json").is_file():  # how an answer ends belongs to the adapter
-                    model.generation_config = GenerationConfig.from_pretrained(self._path)
-            else:
-                model = AutoModelForCausalLM.from_pretrained(self._path, dtype=dtype)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise no_model(self.name, error) from error
-        return tokenizer, model.to(device).eval()
 
     def _decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> list[Reply]:
         import torch

@@ -55,13 +55,19 @@ def open_vllm(rest: str, options: Options) -> VLLMEngine:
     It comes back when the weights are loaded. Raises UsageError where vLLM is not installed or a path is none, and
     EngineError where the model cannot be served.
     """
+    return VLLMEngine(f"vllm/{rest}", check_vllm(rest), options)
+
+
+def check_vllm(rest: str) -> Name:
+    """The name, taken apart. Raises UsageError where no model of it can be had, as far as that shows without loading
+    it."""
     name = Name.read(rest)
     if name.is_path and not Path(name.model).is_dir():
         raise UsageError(f"vllm/{name.model}: there is no such folder", hint="it would hold config.json and weights")
     if find_spec("vllm") is None:
         install = GPU_INSTALL if _gpus() else f"{CPU_INSTALL} (no GPU was found here; with one: {GPU_INSTALL})"
         raise UsageError("vLLM is not installed", hint=install)
-    return VLLMEngine(f"vllm/{rest}", name, options)
+    return name
 
 
 class VLLMEngine:

@@ -15,10 +15,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfinstruct.asking import Live
-from selfinstruct.engines import Options, Reply, Request, Style, open_engine
+from selfinstruct.engines import Options, Reply, Request, Style, engine_factory, open_engine
+from selfinstruct.engines.hf import check_hf
+from selfinstruct.engines.vllm import check_vllm
 from selfinstruct.errors import UsageError
 from selfinstruct.evaluate.closed import Rates, Traits, rates, traits
-from selfinstruct.evaluate.figures import Figure, Floats, Interval, Score, clustered, differences, macro
+from selfinstruct.evaluate.figures import (
+    Figure,
+    Floats,
+    Interval,
+    Score,
+    clustered,
+    differences,
+    macro,
+    share,
+    share_difference,
+)
+from selfinstruct.evaluate.harness import Benchmark, Measured, Own, check_models, measure
 from selfinstruct.evaluate.suites import Scores, Suite
 from selfinstruct.evaluate.winrate import (
     LABEL,
@@ -40,6 +53,8 @@ from selfinstruct.schedule import cancelled
 GREEDY = 0.0
 WEIGHTS = ("weights", "adapter", "lora weights", "sha256", "script_sha256", "commit")
 """What of an engine's facts tells that a model of that name is still the same."""
+LOADS_LATER = ("local", "openai", "scripted")
+"""Engines that load nothing before they are asked: such a one can be opened to see whether it is there."""
 
 
 class Judged(NamedTuple):
@@ -58,11 +73,14 @@ class Row(NamedTuple):
     """By metric."""
     beside_base: dict[str, Figure]
     """How much higher than the base on the same items, by metric; empty for the base itself."""
-    rates: Rates
+    rates: Rates | None
+    """Of answers; None where lm-eval asked, which keeps its own."""
     judged: Judged | None
     """Against the base, where a judge was asked."""
     parts: dict[str, Any]
-    """The suite's own table of parts, for programs."""
+    """The suite's own table of parts."""
+    own: dict[str, Own]
+    """By metric, what is lm-eval's own and no mean over items."""
 
 
 class Table(NamedTuple):
@@ -70,6 +88,26 @@ class Table(NamedTuple):
     items: int
     rows: list[Row]
     """The base first."""
+    amounts: tuple[str, ...]
+    """Metrics that are no share between 0 and 1."""
+    about: dict[str, Any]
+    """How lm-eval asked, where it did."""
+
+
+def check(model: str, options: Options) -> None:
+    """Raises UsageError for a model that cannot be had, as far as that shows without loading any weights."""
+    kind, _, rest = model.partition("/")
+    factory = engine_factory(model)
+    if kind == "hf":
+        check_hf(rest)
+    elif kind == "vllm":
+        check_vllm(rest)
+    elif kind in LOADS_LATER:
+
+        async def opened() -> None:
+            await factory(rest, options).close()
+
+        asyncio.run(opened())
 
 
 class Evaluation:
@@ -82,10 +120,12 @@ class Evaluation:
         suites: Sequence[Suite],
         *,
         options: Options | None = None,
+        benchmarks: Sequence[Benchmark] = (),
         judge: str = "",
         max_tokens: int | None = None,
     ) -> None:
         self.folder, self.models, self.suites = folder, list(dict.fromkeys(models)), list(suites)
+        self.benchmarks = list(benchmarks)
         self._judge = judge
         self._options = options or Options()
         self._max_tokens = max_tokens
@@ -99,13 +139,22 @@ class Evaluation:
 
         Raises UsageError for a model that cannot be had, EngineError for one that fails.
         """
+        for model in [*self.models, *([self._judge] if self._judge else [])]:  # before the first one has worked
+            check(model, self._options)
+        if self.benchmarks:
+            check_models(self.models)
         with claimed(self.folder):
-            replies = {model: self._answers(model, report) for model in self.models}
-            judged = self._judgements(replies, report) if self._judge else {}
+            replies, found = {}, {}
+            for model in self.models:
+                replies[model] = self._answers(model, report) if self.suites else {}
+                kept = self.folder / _slug(model) / "lm-eval"
+                found[model] = measure(model, self.benchmarks, kept, self._options, report) if self.benchmarks else {}
+            judged = self._judgements(replies, report) if self._judge and self.suites else {}
             tables = [
                 self._table(suite, {model: replies[model][suite.name] for model in self.models}, judged)
                 for suite in self.suites
             ]
+            tables += [self._measured(one) for benchmark in self.benchmarks for one in benchmark.measured(found)]
             with writing(self.folder):
                 write_whole(self.folder / "scores.json", json.dumps(as_json(tables), indent=2).encode() + b"\n")
         return tables
@@ -213,18 +262,38 @@ class Evaluation:
             ]
             for model, answers in replies.items()
         }
-        base, rows = self.models[0], []
+        base, rows, tasks = self.models[0], [], [item.task for item in suite.items]
         for model in self.models:
             own = {metric: [one[metric] for one in scores[model]] for metric in suite.metrics}
-            figures = {metric: _figure(suite, parts) for metric, parts in own.items()}
-            beside = {}
-            for metric, parts in own.items() if model != base else ():
-                pairs = zip(parts, (one[metric] for one in scores[base]), strict=True)
-                beside[metric] = _figure(suite, [_parts(differences(one, theirs)) for one, theirs in pairs])
+            figures = {metric: _figure(tasks, parts) for metric, parts in own.items()}
+            beside = {
+                metric: _difference(tasks, parts, [one[metric] for one in scores[base]])
+                for metric, parts in (own.items() if model != base else ())
+            }
             traits_of = rates(self._traits(suite, replies[model]))
             by_part = suite.parts([None if reply.error else reply.text for reply in replies[model]])
-            rows.append(Row(model, figures, beside, traits_of, judged.get((suite.name, model)), by_part))
-        return Table(suite.name, len(suite.items), rows)
+            rows.append(Row(model, figures, beside, traits_of, judged.get((suite.name, model)), by_part, {}))
+        return Table(suite.name, len(suite.items), rows, (), {})
+
+    def _measured(self, one: Measured) -> Table:
+        base, rows = self.models[0], []
+        parts = {
+            model: {metric: [(score,) for score in scores] for metric, scores in metrics.items()}
+            for model, metrics in one.scores.items()
+        }
+        for model in self.models:
+            figures = {metric: _figure(one.tasks[metric], own) for metric, own in parts[model].items()}
+            beside = {
+                metric: _difference(one.tasks[metric], own, parts[base][metric])
+                for metric, own in (parts[model].items() if model != base else ())
+            }
+            rows.append(Row(model, figures, beside, None, None, {}, one.own[model]))
+        amounts = tuple(
+            metric
+            for metric in one.tasks
+            if any(score is not None and not 0 <= score <= 1 for of in one.scores.values() for score in of[metric])
+        )
+        return Table(one.name, one.items, rows, amounts, one.about)
 
     def _traits(self, suite: Suite, replies: Sequence[Reply]) -> list[Traits | None]:
         return [
@@ -233,12 +302,25 @@ class Evaluation:
         ]
 
 
-def _figure(suite: Suite, parts: Sequence[Sequence[Score]]) -> Figure:
+def _figure(tasks: Sequence[str], parts: Sequence[Sequence[Score]]) -> Figure:
     """The mean of a metric: of tasks that weigh the same, or of all parts of all items."""
-    tasks: dict[str, list[Score]] = {}
-    for item, one in zip(suite.items, parts, strict=True):
-        tasks.setdefault(item.task, []).extend(one)
-    return macro(tasks) if len(tasks) > 1 else clustered(parts)
+    by_task: dict[str, list[Score]] = {}
+    for task, one in zip(tasks, parts, strict=True):
+        by_task.setdefault(task, []).extend(one)
+    if len(by_task) > 1:
+        return macro(by_task)
+    return share([one for (one,) in parts]) if _single(parts) else clustered(parts)
+
+
+def _difference(tasks: Sequence[str], parts: Sequence[Sequence[Score]], base: Sequence[Sequence[Score]]) -> Figure:
+    """How much higher than the base's, on the same items."""
+    if len(set(tasks)) < 2 and _single(parts):
+        return share_difference([one for (one,) in parts], [one for (one,) in base])
+    return _figure(tasks, [_parts(differences(*pair)) for pair in zip(parts, base, strict=True)])
+
+
+def _single(parts: Sequence[Sequence[Score]]) -> bool:
+    return all(len(one) == 1 for one in parts)
 
 
 def _parts(scores: Floats) -> list[Score]:
@@ -277,33 +359,41 @@ def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """All figures, for programs."""
 
     def figure(one: Figure) -> dict[str, Any]:
+        ends = {"low": None, "high": None} if one.method == "none" else {}
         return {
-            **(one.interval._asdict() if one.interval else {}),
+            **({**one.interval._asdict(), **ends} if one.interval else {}),
             "items": one.items,
             "missing": one.missing,
             "empty": list(one.empty),
+            "method": one.method,
+        }
+
+    def shares(of: Rates) -> dict[str, Any]:
+        return {
+            "answers": of.answers,
+            "missing": of.missing,
+            **{
+                name: found._asdict() if (found := getattr(of, name)) else None
+                for name in ("empty", "cut", "refusal", "repetition")
+            },
+            "words": figure(of.words),
         }
 
     return [
         {
             "suite": table.suite,
             "items": table.items,
+            "amounts": list(table.amounts),
+            "about": table.about,
             "models": [
                 {
                     "model": row.model,
                     "figures": {metric: figure(one) for metric, one in row.figures.items()},
                     "beside_base": {metric: figure(one) for metric, one in row.beside_base.items()},
-                    "rates": {
-                        "answers": row.rates.answers,
-                        "missing": row.rates.missing,
-                        **{
-                            name: share._asdict() if (share := getattr(row.rates, name)) else None
-                            for name in ("empty", "cut", "refusal", "repetition")
-                        },
-                        "words": figure(row.rates.words),
-                    },
+                    "rates": shares(row.rates) if row.rates else None,
                     "judged": _judged(row.judged) if row.judged else None,
                     "parts": row.parts,
+                    "own": {metric: own._asdict() for metric, own in row.own.items()},
                 }
                 for row in table.rows
             ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,17 +29,21 @@ class Interval(NamedTuple):
     high: float
 
 
+Method = Literal["bootstrap", "wilson", "tango", "none"]
+"""Where an interval is from. none: all items are alike, the ends are the value, and nothing tells of chance."""
+
+
 class Figure(NamedTuple):
     """A mean, and over how many items it is one."""
 
     interval: Interval | None
-    """None where no item has a score. Of one item, or of equal ones, the ends are the value: nothing tells of chance
-    there, and ``wilson`` is the one to ask about a share."""
+    """None where no item has a score."""
     items: int
     missing: int
     """Items without a score."""
     empty: tuple[str, ...] = ()
     """Strata of which no item has a score: the mean of strata goes without them."""
+    method: Method = "bootstrap"
 
 
 def column(scores: Iterable[Score]) -> Floats:
@@ -76,8 +80,8 @@ def macro(
     groups += [(np.concatenate(single), len(single))] if single else []
     draws = np.sum([weight * _draws(scores, rng, resamples) for scores, weight in groups], axis=0) / len(full)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist()
-    # At a low level the percentiles of skewed draws, or the last bit of a sum, may miss the mean.
-    return Figure(Interval(value, min(low, value), max(high, value)), items, missing, empty)
+    interval, method = _around(value, low, high)
+    return Figure(interval, items, missing, empty, method)
 
 
 def clustered(
@@ -98,7 +102,8 @@ def clustered(
         drawn.append(sums[picked].sum(axis=1) / np.maximum(counts[picked].sum(axis=1), 1))
     value = float(sums.sum() / counts.sum())
     low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2]).tolist()
-    return Figure(Interval(value, min(low, value), max(high, value)), items, missing - items)
+    interval, method = _around(value, low, high)
+    return Figure(interval, items, missing - items, (), method)
 
 
 def differences(model: Iterable[Score], base: Iterable[Score]) -> Floats:
@@ -123,6 +128,38 @@ def wilson(hits: int, of: int, *, level: float = LEVEL) -> Interval | None:
     return Interval(
         share, max(0.0, min((middle - reach) / whole, share)), min(1.0, max((middle + reach) / whole, share))
     )
+
+
+def share(scores: Iterable[Score], *, seed: int = 0, level: float = LEVEL) -> Figure:
+    """The mean of scores, with Wilson's interval where all of them are 0 or all are 1: every draw of such is the same,
+    and a bootstrap would call certain what few items leave open."""
+    every = column(scores)
+    figure, there = mean(every, seed=seed, level=level), every[~np.isnan(every)]
+    if not there.size or not ((there == 0).all() or (there == 1).all()):
+        return figure
+    return figure._replace(interval=wilson(int(there.sum()), there.size, level=level), method="wilson")
+
+
+def share_difference(model: Iterable[Score], base: Iterable[Score], *, seed: int = 0, level: float = LEVEL) -> Figure:
+    """The mean paired difference, with Tango's score interval (1998) where both have scores of 0 and 1 alone and all
+    items differ by the same."""
+    ones, others = column(model), column(base)
+    by = differences(ones, others)
+    figure, there = mean(by, seed=seed, level=level), by[~np.isnan(by)]
+    binary = np.isin(ones[~np.isnan(by)], (0, 1)).all() and np.isin(others[~np.isnan(by)], (0, 1)).all()
+    if not there.size or not binary or np.ptp(there):
+        return figure
+    # That no item differs does not say that none ever would. Where all pairs are of one kind, Tango's ends have a
+    # closed form: the upper end of Wilson's for 0 of as many, once from 0 and twice from 1.
+    none = wilson(0, there.size, level=level)
+    assert none is not None
+    value, reach = float(there[0]), none.high * (2 if there[0] else 1)
+    return figure._replace(interval=Interval(value, max(-1, value - reach), min(1, value + reach)), method="tango")
+
+
+def _around(value: float, low: float, high: float) -> tuple[Interval, Method]:
+    """At a low level the percentiles of skewed draws, or the last bit of a sum, may miss the mean."""
+    return Interval(value, min(low, value), max(high, value)), "bootstrap" if low < high else "none"
 
 
 def _mean(scores: Floats) -> float:

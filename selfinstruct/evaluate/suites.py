@@ -165,7 +165,7 @@ def open_suite(name: str, data: Path | None, ifeval: Path | None, limit: int | N
     if name == "ifeval":
         return IFEval(ifeval, limit)
     if name not in OFFLINE:
-        raise UsageError(f"there is no suite {name!r}", hint=f"there are {', '.join(OFFLINE)}")
+        raise UsageError(f"there is no suite {name!r}", hint=f"there are {', '.join(OFFLINE)}, and lm-eval:TASK")
     if data is None:
         raise UsageError(f"the suite {name} wants rows", hint="--data FILE, rows that the model was not trained on")
     rows = read_dataset(data)
