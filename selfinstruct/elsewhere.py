@@ -9,11 +9,11 @@ import yaml
 
 from selfinstruct.errors import UsageError
 from selfinstruct.resources import PROMPTS
-from selfinstruct.sft import LENGTH
 from selfinstruct.templates import OURS
+from selfinstruct.tuning import LENGTH
 
 if TYPE_CHECKING:
-    from selfinstruct.sft import Tuning
+    from selfinstruct.tuning import Tuning
 
 TRAINERS = ("axolotl", "llamafactory", "trl")
 

@@ -55,7 +55,7 @@ def write_card(out: Path, known: dict[str, Any]) -> None:
         f"| data | {', '.join(Path(one).name for one in known['data'])} |",
         f"| rows trained on | {known['rows']:,} |",
         f"| rows held out | {known['held_out']:,} |",
-        f"| rows packed | {'yes' if known['packing'] else 'no'} |",
+        f"| rows packed | {'yes' if known['packing'] else 'no: ' + known['not_packed']} |",
         f"| rows dropped | {sum(known['dropped'].values()):,} |",
         f"| trained tokens in an epoch | {known['trained_tokens']:,} |",
     ]

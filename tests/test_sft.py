@@ -17,8 +17,10 @@ from selfinstruct.cli import app
 from selfinstruct.engines import open_engine
 from selfinstruct.errors import EngineError, InputError, UsageError
 from selfinstruct.formats import read_dataset
-from selfinstruct.sft import Progress, Tuning, packs, plan, train
+from selfinstruct.sft import train
 from selfinstruct.templates import chosen, messages_of, prompted
+from selfinstruct.trainer import Progress, unpackable
+from selfinstruct.tuning import Tuning, plan
 
 pytestmark = [pytest.mark.slow, needs_training, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
@@ -172,10 +174,10 @@ class TestPacking:
 
         tuning = Tuning(model=str(base), data=(str(Path(__file__).parent.parent / "seeds" / "175.jsonl"),))
         rows = plan(tuning).train
-        assert packs(AutoModelForCausalLM.from_pretrained(base), rows, 512)
+        assert not unpackable(AutoModelForCausalLM.from_pretrained(base), rows, 512)
         state = MambaForCausalLM(MambaConfig(vocab_size=1000, hidden_size=32, num_hidden_layers=1, state_size=4))
-        assert not packs(state, rows, 512)
-        assert not packs(state, rows[:1], 512)
+        assert unpackable(state, rows, 512) == "the model does not keep packed rows apart"
+        assert unpackable(state, rows[:1], 512) == "no two fit into 512 tokens"
 
     def test_packed_or_not_the_first_loss_is_the_same(self, base: Path, data: Path, tmp_path: Path) -> None:
         """All four rows are one step either way."""
@@ -275,11 +277,12 @@ class TestCommand:
             "--held-out",
             "0",
         ]
-        done = CliRunner().invoke(app, [*line, "--max-length", "128", "--batch-size", "4"])
+        line += ["--max-length", "128", "--batch-size", "4", "--no-packing"]
+        done = CliRunner().invoke(app, line)
         assert done.exit_code == 0, done.output
-        assert "2 steps, rows not packed, loss" in done.stdout and "no chat template" in done.stderr
+        assert "2 steps, rows not packed (as asked), loss" in done.stdout and "no chat template" in done.stderr
         assert "step 2 of 2" in done.stderr
-        again = CliRunner().invoke(app, [*line, "--max-length", "128", "--batch-size", "4", "--json"])
+        again = CliRunner().invoke(app, [*line, "--json"])
         assert json.loads(again.stdout)["rows"] == 4
 
     def test_a_dry_run_shows_what_is_trained_and_writes_nothing(self, base: Path, data: Path, tmp_path: Path) -> None:
@@ -368,3 +371,27 @@ def test_rows_that_were_held_out_lie_beside_the_model(base: Path, tmp_path: Path
     held = list(read_dataset(tmp_path / "out" / "held-out.json"))
     assert len(held) == known["held_out"] > 0
     assert len(known["held_out_loss"]) == 1
+
+
+@pytest.mark.parametrize("packing", ["auto", "no"])
+def test_the_loss_of_what_is_held_out_is_a_mean_over_its_tokens(base: Path, tmp_path: Path, packing: Any) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    rows = [{"instruction": f"Count to {n}.", "output": " ".join(map(str, range(n + 1)))} for n in range(60)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"held_out": 0.2, "epochs": 1, "batch_size": 32, "packing": packing}
+    known = tuned(base, path, tmp_path / "out", **settings)
+    planned = plan(Tuning(model=str(base), data=(str(path),), **(CLOSE | settings)))
+    assert known["packing"] == (packing == "auto")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    nats, tokens = 0.0, 0
+    for row in planned.held_out:
+        with torch.no_grad():
+            logits = model(torch.tensor([row.ids])).logits[0, :-1]
+        labels = torch.tensor(row.labels[1:])
+        nats += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))  # it ignores -100
+        tokens += int((labels != -100).sum())
+    ((_, told),) = known["held_out_loss"]
+    assert told == pytest.approx(nats / tokens, abs=1e-4)

@@ -10,7 +10,7 @@ import typer
 from selfinstruct.errors import UsageError
 
 if TYPE_CHECKING:
-    from selfinstruct.sft import Progress
+    from selfinstruct.trainer import Progress
 
 BETWEEN = 1.0
 """Seconds between two lines where no terminal can be written over."""
@@ -59,7 +59,8 @@ def sft(
     """
     from selfinstruct.cli.terminal import Line, say
     from selfinstruct.cli.terminal import data as as_json
-    from selfinstruct.sft import Tuning, is_first, plan, train
+    from selfinstruct.sft import is_first, train
+    from selfinstruct.tuning import Tuning, plan
 
     if learning_rate == 0:
         raise UsageError("--learning-rate 0 learns nothing", hint="leave it out for 2e-5, with --lora 2e-4")
@@ -117,7 +118,7 @@ def sft(
         as_json(known)
         return
     losses, held = known["loss"], known["held_out_loss"]
-    packed = "" if known["packing"] else ", rows not packed"
+    packed = "" if known["packing"] else f", rows not packed ({known['not_packed']})"
     say(f"{out}: {known['steps']:,} steps{packed}, loss {losses[0][1]:.3f} to {losses[-1][1]:.3f}")
     if held:
         say(f"held out: {held[0][1]:.3f} to {held[-1][1]:.3f}")
