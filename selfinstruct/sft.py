@@ -28,8 +28,15 @@ from selfinstruct.tuning import Plan, Tuning
 STATE, HELD_OUT = "sft.json", "held-out.json"
 
 
-def train(tuning: Tuning, out: Path, planned: Plan, report: Callable[[Progress], None]) -> dict[str, Any]:
-    """Train, and write the model into ``out``; what became of it. The same call resumes from the last checkpoint.
+def train(
+    tuning: Tuning,
+    out: Path,
+    planned: Plan,
+    report: Callable[[Progress], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Train, and write the model into ``out``; what became of it. The same call resumes from the last checkpoint, and
+    one is written when, after a step, ``stop`` says so: then the state is ``interrupted``.
 
     Raises UsageError for a folder that holds something else, and EngineError where memory does not suffice.
     """
@@ -53,7 +60,7 @@ def train(tuning: Tuning, out: Path, planned: Plan, report: Callable[[Progress],
             begun = {"state": "running", "tuning": tuning.model_dump(mode="json"), "data": _digests(tuning.data)}
             with writing(out):
                 write_whole(out / STATE, json.dumps(begun, indent=2).encode() + b"\n")
-        return _trained(tuning, out, planned, report, model, on_gpu=on_gpu)
+        return _trained(tuning, out, planned, report, stop, model, on_gpu=on_gpu)
 
 
 def is_first() -> bool:
@@ -62,7 +69,14 @@ def is_first() -> bool:
 
 
 def _trained(
-    tuning: Tuning, out: Path, planned: Plan, report: Callable[[Progress], None], model: Any, *, on_gpu: bool
+    tuning: Tuning,
+    out: Path,
+    planned: Plan,
+    report: Callable[[Progress], None],
+    stop: Callable[[], bool],
+    model: Any,
+    *,
+    on_gpu: bool,
 ) -> dict[str, Any]:
     import torch
 
@@ -70,12 +84,14 @@ def _trained(
     # Where the tokenizer has no token to pad with, the end token does: labels are made of lengths, never of ids.
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     apart = "as asked" if tuning.packing == "no" else unpackable(model, planned.train, planned.most)
-    trainer, apart, rows_a_step = trainer_of(tuning, out, model, planned, report, apart=apart, on_gpu=on_gpu)
+    trainer, apart, rows_a_step = trainer_of(tuning, out, model, planned, report, stop, apart=apart, on_gpu=on_gpu)
     checkpoint = _checkpoint(out)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         raise EngineError("the GPU's memory does not hold this training", hint=_SMALLER) from error
+    if trainer.state.global_step < trainer.state.max_steps:
+        return {"state": "interrupted", "step": trainer.state.global_step, "steps": trainer.state.max_steps}
     log = trainer.state.log_history
     known = {
         "state": "complete",

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from selfinstruct.masks import Row
 from selfinstruct.tuning import Plan, Tuning
 
+SAVE = 300.0
+"""Seconds from one checkpoint to the next."""
 SAME = 1e-4
 """What packed and unpacked logits may differ by."""
 HELD_OUT_LOSS = "eval_token_loss"
@@ -40,6 +42,7 @@ def trainer_of(
     model: Any,
     planned: Plan,
     report: Callable[[Progress], None],
+    stop: Callable[[], bool],
     *,
     apart: str,
     on_gpu: bool,
@@ -84,8 +87,7 @@ def trainer_of(
         logging_steps=1,
         logging_strategy="steps",
         eval_strategy="epoch" if planned.held_out else "no",
-        save_strategy="steps",
-        save_steps=max(10, steps // 10),
+        save_strategy="no",  # by the clock: `_saving`
         save_total_limit=2,
         seed=tuning.seed,
         data_seed=tuning.seed,
@@ -102,7 +104,7 @@ def trainer_of(
         eval_dataset=dataset(planned.held_out) if planned.held_out else None,
         processing_class=planned.tokenizer,
         peft_config=lora if tuning.method == "lora" else None,
-        callbacks=[_telling(report)],
+        callbacks=[_telling(report), _saving(stop)],
         compute_metrics=lambda found: {
             "token_loss": float(found.predictions[:, 0].sum() / found.predictions[:, 1].sum())
         },
@@ -126,6 +128,30 @@ def _by_token() -> Any:
             return loss, both, both[:, 0]
 
     return ByToken
+
+
+def _saving(stop: Callable[[], bool]) -> Any:
+    """What writes a checkpoint every ``SAVE`` seconds: whatever a step costs, no more than that is lost, and of a large
+    model, whose checkpoints take long, no more of them are written than that. And one when it is to ``stop``."""
+    import torch
+    from transformers import TrainerCallback
+
+    saved = time.monotonic()
+
+    class Saving(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            nonlocal saved
+            stops = stop()
+            due = stops or time.monotonic() - saved >= SAVE
+            if torch.distributed.is_available() and torch.distributed.is_initialized():  # all of them, or none
+                told = torch.tensor([due, stops], device=args.device, dtype=torch.int)
+                torch.distributed.broadcast(told, 0)
+                due, stops = map(bool, told.tolist())
+            if due and state.global_step < state.max_steps:
+                control.should_save, control.should_training_stop = True, control.should_training_stop or stops
+                saved = time.monotonic()
+
+    return Saving()
 
 
 def _telling(report: Callable[[Progress], None]) -> Any:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from tinymodels import model as tiny
 from tinymodels import needs_training, tokenizer
 from typer.testing import CliRunner
 
+from selfinstruct import trainer
 from selfinstruct.cli import app
 from selfinstruct.engines import open_engine
 from selfinstruct.errors import EngineError, InputError, UsageError
@@ -147,10 +151,11 @@ def test_adapters_learn_too(base: Path, data: Path, tmp_path: Path) -> None:
 
 
 def test_a_training_that_was_struck_goes_on_and_ends_in_the_same_weights(
-    base: Path, data: Path, tmp_path: Path
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
+    monkeypatch.setattr(trainer, "SAVE", 0.0)
     seen: list[int] = []
 
     def strike(progress: Progress) -> None:
@@ -163,7 +168,7 @@ def test_a_training_that_was_struck_goes_on_and_ends_in_the_same_weights(
         tuned(base, data, tmp_path / "struck", strike, epochs=24)
     assert seen[-1] == 17
     tuned(base, data, tmp_path / "struck", lambda progress: seen.append(progress.step), epochs=24)
-    assert min(seen[17:]) == 11  # from the checkpoint of step 10
+    assert min(seen[17:]) == 17  # from the checkpoint of step 16
     whole, struck = weights(tmp_path / "whole"), weights(tmp_path / "struck")
     assert all(torch.allclose(whole[name], struck[name], atol=1e-5) for name in whole)
 
@@ -335,8 +340,12 @@ def test_an_adapter_stops_where_its_template_ends_an_answer(base: Path, data: Pa
     assert tokenizer("words").convert_tokens_to_ids("<|im_end|>") in engine._ends()
 
 
-def test_a_broken_checkpoint_is_passed_over(base: Path, data: Path, tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_passed_over(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
+
+    monkeypatch.setattr(trainer, "SAVE", 0.0)
 
     def strike(progress: Progress) -> None:
         if progress.step == 23:
@@ -345,13 +354,51 @@ def test_a_broken_checkpoint_is_passed_over(base: Path, data: Path, tmp_path: Pa
     tuned(base, data, tmp_path / "whole", epochs=24)
     with pytest.raises(KeyboardInterrupt):
         tuned(base, data, tmp_path / "struck", strike, epochs=24)
-    last = tmp_path / "struck" / "checkpoints" / "checkpoint-20"
+    last = tmp_path / "struck" / "checkpoints" / "checkpoint-22"
     (last / "model.safetensors").write_bytes((last / "model.safetensors").read_bytes()[:100])
     seen: list[int] = []
     tuned(base, data, tmp_path / "struck", lambda progress: seen.append(progress.step), epochs=24, micro_batch=4)
-    assert seen[0] == 11
+    assert seen[0] == 22
     whole, struck = weights(tmp_path / "whole"), weights(tmp_path / "struck")
     assert all(torch.allclose(whole[name], struck[name], atol=1e-4) for name in whole)
+
+
+def test_one_that_is_told_to_stop_writes_a_checkpoint_and_goes_on(base: Path, data: Path, tmp_path: Path) -> None:
+    import torch
+
+    tuned(base, data, tmp_path / "whole", epochs=12)
+    seen: list[int] = []
+    tuning = Tuning(model=str(base), data=(str(data),), **{**CLOSE, "epochs": 12})
+
+    def go_on(stop: bool) -> dict[str, Any]:
+        return train(
+            tuning, tmp_path / "out", plan(tuning), lambda one: seen.append(one.step), lambda: stop and len(seen) >= 4
+        )
+
+    assert go_on(stop=True) == {"state": "interrupted", "step": 5, "steps": 12}
+    assert json.loads((tmp_path / "out" / "sft.json").read_text())["state"] == "running"
+    assert go_on(stop=False)["state"] == "complete"
+    assert seen == list(range(1, 13))
+    whole, stopped = weights(tmp_path / "whole"), weights(tmp_path / "out")
+    assert all(torch.allclose(whole[name], stopped[name], atol=1e-5) for name in whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_in_order(number: signal.Signals, base: Path, data: Path, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "selfinstruct", "sft", data, "--model", base, "--out", tmp_path / "out"]
+    command = [*map(str, line), "--epochs", "100000", "--held-out", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for told in process.stderr:
+            if "step 1 of" in told:
+                break
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == 128 + number
+    assert "stopping after this step; once more to leave now" in rest
+    assert "the same command goes on" in rest
+    assert not (tmp_path / "out" / "lock").exists()
+    assert list((tmp_path / "out" / "checkpoints").glob("checkpoint-*"))
 
 
 def test_one_training_a_folder(base: Path, data: Path, tmp_path: Path) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -231,7 +229,7 @@ def recipe_of(
 def drive(run: Run, *, as_json: bool, quiet: bool) -> None:
     """Iterate a run to its end with progress on stderr and the summary on stdout."""
     from selfinstruct.cli.panel import Silent, panel, summary
-    from selfinstruct.cli.terminal import say
+    from selfinstruct.cli.terminal import STOPPING, say, signals
 
     if run.recipe.model == "local" and not quiet:
         say(
@@ -242,7 +240,7 @@ def drive(run: Run, *, as_json: bool, quiet: bool) -> None:
     view: Any = Silent() if quiet else panel(run.folder)
     caught: list[int] = []
     last: Progress | None = None
-    with signals(run, caught), view:
+    with signals(caught, run.drain, run.leave, STOPPING), view:
         for progress in run:
             if progress.state != "starting":
                 last = progress
@@ -254,28 +252,6 @@ def drive(run: Run, *, as_json: bool, quiet: bool) -> None:
     summary(run, last, as_json=as_json)
     if last.state == "interrupted":
         raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
-
-
-@contextmanager
-def signals(run: Run, caught: list[int]) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM lets what is under way arrive; the second leaves."""
-    from selfinstruct.cli.terminal import say
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        if len(caught) > 1:
-            run.leave()
-            return
-        run.drain()
-        with suppress(RuntimeError):  # it came in the middle of another line
-            say("stopping when the requests under way have arrived; once more to leave now", err=True)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def vary_files(pairs: Sequence[str]) -> dict[str, Path]:

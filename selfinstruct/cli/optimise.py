@@ -113,9 +113,8 @@ def optimise(
 
 def _drive(found: Any, source: Path, *, as_json: bool, quiet: bool) -> None:
     """Go on to the end with a line a step on stderr and the summary on stdout."""
-    from selfinstruct.cli.generate import signals
     from selfinstruct.cli.panel import PLAIN_EVERY, Plain, Silent, figures
-    from selfinstruct.cli.terminal import say
+    from selfinstruct.cli.terminal import STOPPING, say, signals
 
     class Steps(Plain):
         def show(self, progress: Progress) -> None:
@@ -132,7 +131,7 @@ def _drive(found: Any, source: Path, *, as_json: bool, quiet: bool) -> None:
     view: Any = Silent() if quiet else Steps()
     caught: list[int] = []
     last: Progress | None = None
-    with signals(found, caught), view:
+    with signals(caught, found.drain, found.leave, STOPPING), view:
         for progress in found:
             if progress.state == "starting":
                 view.say(progress.note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,9 +56,9 @@ def sft(
 ) -> None:
     """Fine-tune a model on instruction data: loss on the answer and its end token alone.
 
-    The same command resumes. Several GPUs: `accelerate launch -m selfinstruct sft …`.
+    Ctrl-C is safe, and the same command resumes. Several GPUs: `accelerate launch -m selfinstruct sft …`.
     """
-    from selfinstruct.cli.terminal import Line, say
+    from selfinstruct.cli.terminal import Line, say, signals
     from selfinstruct.cli.terminal import data as as_json
     from selfinstruct.sft import is_first, train
     from selfinstruct.tuning import Tuning, plan
@@ -111,7 +112,18 @@ def sft(
             held_out = progress.held_out_loss is not None
             line.tell(_line(progress), last=progress.step >= progress.steps, stays=held_out)
 
-    known = train(tuning, out, planned, tell)
+    def leave() -> None:
+        raise KeyboardInterrupt
+
+    caught: list[int] = []
+    with signals(caught, lambda: None, leave, "stopping after this step"):
+        known = train(tuning, out, planned, tell, lambda: bool(caught))
+    if known["state"] == "interrupted":
+        if alone:
+            say(
+                f"{out}: stopped after step {known['step']:,} of {known['steps']:,}; the same command goes on", err=True
+            )
+        raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
     if not alone:
         return
     if json:

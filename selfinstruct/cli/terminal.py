@@ -6,11 +6,15 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -48,6 +52,31 @@ def say(text: str = "", *, style: str = "", indent: int = 0, err: bool = False) 
             typer.echo(pad + text.replace("\n", f"\n{pad}"), err=err)
     except BrokenPipeError:
         _leave("stderr" if err else "stdout")
+
+
+@contextmanager
+def signals(caught: list[int], stop: Callable[[], None], leave: Callable[[], None], told: str) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM calls ``stop``, and ``told`` says what happens now; the second calls ``leave``.
+    ``caught`` hears of both."""
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        if len(caught) > 1:
+            leave()
+            return
+        stop()
+        with suppress(RuntimeError):  # it came in the middle of another line
+            say(f"{told}; once more to leave now", err=True)
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+STOPPING = "stopping when the requests under way have arrived"
 
 
 class Line:
