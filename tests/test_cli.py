@@ -36,7 +36,7 @@ from selfinstruct.survival import Price, survival
 
 VERBS = (
     "generate", "answer", "evolve", "show", "explain", "replay", "verify", "status", "export", "doctor", "seeds check",
-    "prompts", "optimise",
+    "prompts", "optimise", "dedup", "sft", "eval", "report",
 )  # fmt: skip
 HOSTILE = (
     "{x} {{ 7*7 }} {% raw %} {# gone #}",
