@@ -65,7 +65,7 @@ def _lines(folder: Path) -> Iterator[tuple[Record, dict[str, Any]]]:
     yield from read_kept(folder)
     for line in read_rejected(folder):
         fields = {key: line[key] for key in ("instruction", "input", "output", "task", "parents")}
-        fields["constraints"] = line.get("constraints", ())
+        fields |= {key: line[key] for key in ("constraints", "repaired") if key in line}
         yield Record(**fields, origin="rejected"), line
 
 

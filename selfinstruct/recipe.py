@@ -208,6 +208,8 @@ class Constraints(Table):
     """How likely a task has one, two, three of them."""
     without: tuple[str, ...] = ()
     """Types that are never drawn: those that an evaluation should find untrained."""
+    repair: bool = False
+    """Whether an answer that breaks one is put right where a program can do that."""
 
     @model_validator(mode="after")
     def _something_is_drawn(self) -> Self:

@@ -77,6 +77,8 @@ class Record(BaseModel):
     parents: tuple[str, ...] = ()
     evolution: Evolution | None = None
     constraints: tuple[Constraint, ...] = ()
+    repaired: tuple[str, ...] = ()
+    """The constraints for which a program changed the output."""
 
     @property
     def id(self) -> str:

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 JUDGING = (
     *("filters.", "novelty.", "length.", "wording.", "opening.", "growth.", "intent.", "difficulty."),
-    "decontaminate.",
+    *("decontaminate.", "constraints.repair"),
     *("evolve.rounds", "evolve.sample", "schedule.patience", "num", "license"),
 )
 """The recipe keys that decide about replies and change no request: those that a replay may change."""

@@ -303,6 +303,8 @@ def _further(record: Record, scores: Mapping[str, float]) -> dict[str, Any]:
         found["scores"] = dict(scores)
     if record.constraints:
         found["constraints"] = [one.model_dump() for one in record.constraints]
+    if record.repaired:
+        found["repaired"] = list(record.repaired)
     return found
 
 
@@ -334,7 +336,7 @@ def read_kept(folder: Path) -> Iterator[tuple[Record, dict[str, Any]]]:
         fields = {key: line[key] for key in ("instruction", "input", "output", "system", "reasoning") if key in line}
         known = {
             key: origin[key]
-            for key in ("task", "origin", "parents", "classification", "evolution", "constraints")
+            for key in ("task", "origin", "parents", "classification", "evolution", "constraints", "repaired")
             if key in origin
         }
         yield Record(**fields, **known), origin

@@ -26,8 +26,9 @@ from selfinstruct.records import Constraint, Record
 from selfinstruct.replaying import replay, verify
 from selfinstruct.resources import PROMPTS
 from selfinstruct.shards import read_kept, read_rejected
-from selfinstruct.verifiable.constraints import CHOICE, PHRASINGS, REPEAT, conflicting
+from selfinstruct.verifiable.constraints import CHOICE, PHRASINGS, REPEAT, Pool, conflicting, draw, material
 from selfinstruct.verifiable.ifeval import TYPES, Verifiable, followed
+from selfinstruct.verifiable.repair import MENDS, repaired
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
@@ -107,6 +108,52 @@ def test_words_are_those_of_the_row_where_it_has_enough(tmp_path: Path) -> None:
     ]
     assert asked
     assert set(asked) <= set(words)
+
+
+TEXT_OF_FIVE = (
+    "The river bends, and it is old. It carries silt!\nIts banks give way. Then it finds a new bed. Who knows why?"
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(name=st.sampled_from(sorted(MENDS)), seed=st.integers(0, 10**6))
+def test_an_answer_is_put_right_and_one_that_is_right_is_left_alone(name: str, seed: int) -> None:
+    kwargs = draw(name, Random(seed), Pool("Say why rivers bend.", ["river", "silt"], material()))
+    constraint = Constraint(type=name, kwargs=kwargs)
+    text, done = repaired(TEXT_OF_FIVE, (constraint,))
+    right = followed(Verifiable(0, "", (name,), (kwargs,)), text).strict == (True,)
+    assert right
+    assert done == ((name,) if text != TEXT_OF_FIVE else ())
+    assert repaired(text, (constraint,)) == (text, ())
+    bare = json.loads(text)["answer"] if name == "detectable_format:json_format" else text
+    said = [re.findall(r"[a-z]+", one.lower()) for one in (TEXT_OF_FIVE, bare)]
+    assert not set(said[0]) - set(said[1])  # every word is still there
+
+
+def test_what_cannot_be_put_right_is_left_as_it_was() -> None:
+    short = "It bends."
+    for constraint in (
+        Constraint(type="detectable_format:number_bullet_lists", kwargs={"num_bullets": 3}),
+        Constraint(type="keywords:existence", kwargs={"keywords": ["silt", "valley"]}),
+    ):
+        assert repaired(short, (constraint,)) == (short, ())
+
+
+def test_an_answer_that_was_put_right_says_so_and_can_be_had_as_it_was(tmp_path: Path) -> None:
+    source = dataset(tmp_path, 40)
+    sets = ("constraints.repair=true", "answer.samples=1", 'filters.answer=["follows"]')
+    finish(tmp_path / "run", plan("verifiable", *sets, script="plain"), source=source)
+    with_repair = list(read_kept(tmp_path / "run"))
+    mended = [(record, line) for record, line in with_repair if record.repaired]
+    assert mended
+    for record, line in mended:
+        assert line["repaired"] == list(record.repaired)
+        assert set(record.repaired) <= {one.type for one in record.constraints}
+        assert all(followed(as_verifiable(record), record.output).strict)
+    assert all(finding.right for finding in verify(tmp_path / "run"))
+    replay(tmp_path / "run", ("constraints.repair=false",), tmp_path / "raw")
+    kept = {record.task for record, _ in read_kept(tmp_path / "raw")}
+    assert kept == {record.task for record, _ in with_repair if not record.repaired}
 
 
 def script(folder: Path, tasks: list[Record]) -> Path:

@@ -70,7 +70,8 @@ def _print(told: dict[str, Any]) -> None:
         for one in near["nearest"]:
             say(f"{one['f']:.3f}  {one['name']:<16}  {one['instruction']}", indent=2)
     for one in told["record"]["constraints"]:
-        say(f"constraint: {one['type']}  {_sampling(one['kwargs'])}".rstrip())
+        mended = " (put right by a program)" if one["type"] in told["record"]["repaired"] else ""
+        say(f"constraint: {one['type']}{mended}  {_sampling(one['kwargs'])}".rstrip())
     for slot, line in told["vary"].items():
         say(f"{slot}: {line}")
     if told["evolution"]:

@@ -7,6 +7,7 @@ from random import Random
 from selfinstruct.engines import Reply
 from selfinstruct.operators import Ask, Read, Setting, Unreadable, unread
 from selfinstruct.records import Record
+from selfinstruct.verifiable.repair import repaired
 
 
 class Answer:
@@ -41,7 +42,11 @@ class Answer:
             return Unreadable("truncated", f"the answer was cut off ({reply.finish})", reply.text)
         if not output:
             return Unreadable("empty", "the output is empty", reply.text)
-        return draft.model_copy(update={"output": output, "reasoning": reply.reasoning, "system": system})
+        done: tuple[str, ...] = ()
+        if self._setting.recipe.constraints.repair:
+            output, done = repaired(output, draft.constraints)
+        known = {"output": output, "reasoning": reply.reasoning, "system": system, "repaired": done}
+        return draft.model_copy(update=known)
 
 
 def _differing(reads: list[Read]) -> list[Read]:

@@ -289,14 +289,19 @@ def sentences(text: str) -> int:
     Here they are a short list; a single letter and the number of a list's item end no sentence either; and the full
     stops of other scripts do. Line breaks end none, in both.
     """
-    found, start = 0, 0
+    return len(parted(text))
+
+
+def parted(text: str) -> list[str]:
+    """The sentences, each with the mark that ends it."""
+    found, start = [], 0
     for stop in _STOP.finditer(text):
         said = text[start : stop.start()]
         if stop[0] == "." and _goes_on(said, text[stop.end() :][:40].lstrip()):
             continue
-        found += bool(re.search(r"\w", said))
+        found.append(text[start : stop.end()])
         start = stop.end()
-    return found + bool(re.search(r"\w", text[start:]))
+    return [one.strip() for one in (*found, text[start:]) if re.search(r"\w", one)]
 
 
 def _goes_on(said: str, rest: str) -> bool:
