@@ -112,6 +112,8 @@ def card(
 
 def _made(recipe: Recipe) -> str:
     """Who wrote it, and whoever else had a part in it."""
+    if recipe.model == "none":
+        return "made of given rows, without a model,"
     models = (("written", recipe.model), ("answered", recipe.answer_model), ("judged", recipe.judge_model))
     *most, last = (f"{verb} by `{model}`" for verb, model in models if model)
     return f"{', '.join(most)} and {last}" if most else last
@@ -169,7 +171,13 @@ def _order(one: tuple[tuple[str, str], int]) -> tuple[str, int, str]:
 
 def _terms(recipe: Recipe) -> str:
     models = " and ".join(f"`{name}`" for name in dict.fromkeys((recipe.model, recipe.answer_model)) if name)
+    if recipe.model == "none":
+        models = "whatever answered the rows"
     if recipe.license != "other":
         return "As stated by whoever made the run."
-    sources = "of the seed tasks" if recipe.draft.operator not in ("given", "evolve") else "of the rows it began with"
+    sources = (
+        "of the seed tasks"
+        if recipe.draft.operator not in ("given", "constrained", "evolve")
+        else "of the rows it began with"
+    )
     return f"The outputs are subject to the terms of {models} and {sources}; state a licence with `--license`."

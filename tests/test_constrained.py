@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from runfolders import dataset, finish, lines, plan, run_of
 from test_ifeval import answering
 
+from selfinstruct import state
 from selfinstruct.engines import Reply
-from selfinstruct.errors import InputError, UsageError
+from selfinstruct.errors import EngineError, InputError, UsageError
 from selfinstruct.filters.follows import Follows
 from selfinstruct.journal import Place
 from selfinstruct.loop import rng_for
@@ -279,3 +280,27 @@ def test_the_plan_counts_every_task(tmp_path: Path) -> None:
     tasks = [task for row in drawn(source, "constraints.variants=3") for task in row]
     size = sum(len(f"{task.instruction}{task.input}".encode()) for task in tasks)
     assert stage.prompt_tokens * 4 >= size
+
+
+def test_the_answers_of_a_dataset_are_put_right_without_a_model(tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    answer = "Rivers carry silt. They bend. They flood the fields."
+    rows = [{"instruction": f"Say what river number {n} does.", "input": "", "output": answer} for n in range(60)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in (*rows, {"instruction": "Say it.", "output": ""})))
+    last = finish(tmp_path / "run", load("verifiable/own", ("constraints.variants=2",)), source=source)
+    assert (last.state, state.read(tmp_path / "run")["replies"]) == ("complete", 0)
+    kept = list(read_kept(tmp_path / "run"))
+    assert any(record.repaired for record, _ in kept)
+    for record, line in kept:
+        assert all(followed(as_verifiable(record), record.output).strict)
+        assert not line["asked"]
+        if not record.repaired:
+            assert record.output == answer
+    assert {line["by"] for line in read_rejected(tmp_path / "run")} <= {"follows", "empty", "duplicate"}
+    assert all(finding.right for finding in verify(tmp_path / "run"))
+    assert "without a model" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+
+
+def test_nobody_cannot_be_asked(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="none is nobody"):
+        finish(tmp_path / "run", load("answer", (), {"model": "none"}), source=dataset(tmp_path, 2))

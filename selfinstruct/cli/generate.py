@@ -165,7 +165,7 @@ def answer(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="answer; verifiable: with constraints that a program checks; or a .toml file.",
+            help="answer; verifiable, verifiable/own: with constraints that a program checks; a .toml file.",
             rich_help_panel="Recipe",
         ),
     ] = "answer",

@@ -74,7 +74,7 @@ READ_BY = {
     "ray": ("vllm", "local", "hf", "scripted"),
 }
 """Which of our own engines reads a flag; all read what is not here."""
-OURS = ("hf", "local", "openai", "scripted", "vllm")
+OURS = ("hf", "local", "none", "openai", "scripted", "vllm")
 
 
 class Where(NamedTuple):

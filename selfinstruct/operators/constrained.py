@@ -18,6 +18,7 @@ from selfinstruct.recipe import Recipe
 from selfinstruct.records import Constraint, Record
 from selfinstruct.verifiable.constraints import CHOICE, REPEAT, compose, read_material
 from selfinstruct.verifiable.ifeval import TYPES, check_languages
+from selfinstruct.verifiable.repair import repaired
 
 ENOUGH = 8
 """Words of a row's answer from which on constraints on words are about them."""
@@ -26,7 +27,7 @@ _WORD = re.compile(r"\b[a-z]{5,}\b")
 
 class Constrained(Given):
     """Each row gives ``constraints.variants`` tasks: its own, with one or more constraints drawn for it. The row's
-    answer is left out."""
+    answer comes along only where nobody answers anew (``answer.operator = "as-drafted"``)."""
 
     stage = "constrained"
     reads_phrasings = True
@@ -35,6 +36,7 @@ class Constrained(Given):
         super().__init__(setting)
         self._table = setting.recipe.constraints
         self._material = read_material(setting.phrasings, "the phrasings")
+        self._own = setting.recipe.answer.operator == "as-drafted"
         self._types = [name for name in TYPES if name not in self._table.without and name != CHOICE]
 
     @property
@@ -61,9 +63,14 @@ class Constrained(Given):
         constraints = tuple(
             Constraint(type=name, kwargs=kwargs) for name, kwargs in zip(drawn.ids, drawn.kwargs, strict=True)
         )
+        output, done = row.output if self._own else "", tuple[str, ...]()
+        if self._own and self._table.repair:
+            output, done = repaired(output, constraints)
         return Record(
             instruction=drawn.prompt,
             input=row.input,
+            output=output,
+            repaired=done,
             system=row.system,
             origin=self.stage,
             parents=(row.id,),
