@@ -20,6 +20,7 @@ STORY := runs/story
 STORY_NUM := 60
 STORY_ROWS := 20
 STORY_ITEMS := 60
+STORY_TRAINING := --max-length 512 --batch-size 8 --epochs 2 --learning-rate 1e-4
 
 .PHONY: generate test test-vllm story check format clean
 
@@ -38,8 +39,11 @@ story: .venv/.train
 	sed -n '1,$(STORY_ROWS)p' $(STORY)/generated/data/train-00000.jsonl > $(STORY)/few.jsonl
 	$(BIN)/selfinstruct evolve $(STORY)/few.jsonl --model local --rounds 1 --out $(STORY)/evolved || test $$? -eq 5
 	test -d $(STORY)/distinct || $(BIN)/selfinstruct dedup $(STORY)/generated $(STORY)/evolved --out $(STORY)/distinct
-	$(BIN)/selfinstruct sft $(STORY)/distinct --model $(MODEL) --out $(STORY)/tuned --max-length 512 --batch-size 16
-	$(BIN)/selfinstruct eval hf/$(STORY)/tuned --suite ifeval --suite held-out --suite labels \
+	$(BIN)/selfinstruct answer $(STORY)/generated --recipe verifiable/own --set constraints.variants=3 \
+		--out $(STORY)/constrained
+	$(BIN)/selfinstruct sft $(STORY)/distinct --model $(MODEL) --out $(STORY)/tuned $(STORY_TRAINING)
+	$(BIN)/selfinstruct sft $(STORY)/constrained --model $(MODEL) --out $(STORY)/follows $(STORY_TRAINING)
+	$(BIN)/selfinstruct eval hf/$(STORY)/tuned hf/$(STORY)/follows --suite ifeval --suite held-out \
 		--data seeds/175.jsonl --limit $(STORY_ITEMS) --max-tokens 128 --out $(STORY)/scores
 
 check: .venv/.dev

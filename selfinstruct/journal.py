@@ -206,11 +206,16 @@ class Journal:
 
     def replies(self) -> Iterator[Stored]:
         """Every reply, in plan order."""
-        columns = "stage, step, item, attempt, key, parents, reply"
+        return (stored for stored, _, _ in self.timed())
+
+    def timed(self) -> Iterator[tuple[Stored, float, float]]:
+        """Every reply in plan order, with the moments at which its request left and it arrived, in seconds since 1970.
+        What is stored meanwhile is not among them."""
+        columns = "stage, step, item, attempt, key, parents, reply, sent, arrived"
         sql = f"SELECT {columns} FROM replies WHERE reply IS NOT NULL ORDER BY step, item, stage, attempt"
         with _reported(self.path):
-            for *place, key, parents, reply in self._db.execute(sql):
-                yield self._stored(Place(*place), key, parents, reply)
+            for *place, key, parents, reply, sent, arrived in self._db.execute(sql):
+                yield self._stored(Place(*place), key, parents, reply), sent, arrived
 
     def totals(self) -> Totals:
         with _reported(self.path):

@@ -195,23 +195,24 @@ class Opening:
         self._pool = 0
 
     @staticmethod
-    def _trigram(record: Record) -> tuple[str, ...]:
+    def trigram(record: Record) -> tuple[str, ...]:
+        """What it begins with, as openings are compared."""
         found = PHRASE.findall(record.instruction.casefold())[:3]
         return tuple(word.strip(_AROUND) or word for word in found)
 
     def objection(self, record: Record) -> str | None:
-        opening = self._trigram(record)
+        opening = self.trigram(record)
         allowed = max(self._floor, int(self._share * self._pool))
         if self._counts[opening] < allowed:
             return None
         return f"{self._counts[opening]} tasks already begin with {' '.join(opening)!r}"
 
     def learn(self, record: Record) -> None:
-        self._counts[self._trigram(record)] += 1
+        self._counts[self.trigram(record)] += 1
         self._pool += 1
 
     def forget(self, record: Record) -> None:
-        self._counts[self._trigram(record)] -= 1
+        self._counts[self.trigram(record)] -= 1
         self._pool -= 1
 
 

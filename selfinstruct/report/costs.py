@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,8 +100,8 @@ class Costs:
         if journal is not None:
             with closing(Journal(journal, read_only=True)) as stored:
                 self._totals = stored.totals()
-                for place, reply, sent, arrived in _timed(stored):
-                    self._count(place, reply, sent, arrived)
+                for one, sent, arrived in stored.timed():
+                    self._count(one.place, one.reply, sent, arrived)
 
     def add(self, row: Row) -> None:
         if self.counted:
@@ -136,13 +135,3 @@ class Costs:
         self.failures.update(one.error.kind for one in (reply, *reply.more) if one.error)
         known = self.steps.get(place.step, Asked(0, 0))
         self.steps[place.step] = Asked(known.requests + 1, known.completion + reply.usage.completion)
-
-
-def _timed(journal: Journal) -> Iterator[tuple[Place, Reply, float, float]]:
-    """Every reply in plan order, with the moments at which its request left and it arrived. In one statement: between
-    two of them a run that is under way may store more."""
-    columns = "stage, step, item, attempt, key, parents, reply, sent, arrived"
-    sql = f"SELECT {columns} FROM replies WHERE reply IS NOT NULL ORDER BY step, item, stage, attempt"
-    for *place, key, parents, reply, sent, arrived in journal._db.execute(sql):
-        stored = journal._stored(Place(*place), key, parents, reply)
-        yield stored.place, stored.reply, sent, arrived

@@ -90,7 +90,7 @@ class Types:
         if (row.step, row.item) != self._last:
             self._last = (row.step, row.item)
             self._classification[record.classification] += 1
-            self._openings[" ".join(Opening._trigram(record))] += 1
+            self._openings[" ".join(Opening.trigram(record))] += 1
             cell.update(tasks=1, classification=record.classification is True)
 
     def figures(self) -> dict[str, Any]:
