@@ -131,6 +131,27 @@ def test_an_answer_is_put_right_and_one_that_is_right_is_left_alone(name: str, s
     assert not set(said[0]) - set(said[1])  # every word is still there
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "mended"),
+    [
+        ("punctuation:no_comma", "It cost 1,200 dollars, twice.", "It cost 1200 dollars twice."),
+        ("punctuation:no_comma", "It is 3,5 metres, they say.", "It is 3,5 metres, they say."),
+        ("punctuation:no_comma", "print(a, b) gives\n```\n1, 2\n```", "print(a, b) gives\n```\n1, 2\n```"),
+        ("change_case:english_lowercase", "See https://example.org/A for the rest of it.", None),
+        ("change_case:english_lowercase", "| Name | Age |\n| --- | --- |\n| Ann | 7 |", None),
+        ("startend:quotation", "x = {1, 2}", '"x = {1, 2}"'),
+        (
+            "detectable_format:number_bullet_lists",
+            "1. Wash it.\n2. Cut it.\n3) Boil it.\n* Eat it.",
+            "- Wash it. Cut it.\n- Boil it. Eat it.",
+        ),
+    ],
+)
+def test_what_is_no_prose_keeps_its_marks(name: str, text: str, mended: str | None) -> None:
+    kwargs = {"num_bullets": 2} if "bullet" in name else {}
+    assert repaired(text, (Constraint(type=name, kwargs=kwargs),))[0] == (text if mended is None else mended)
+
+
 def test_what_cannot_be_put_right_is_left_as_it_was() -> None:
     short = "It bends."
     for constraint in (

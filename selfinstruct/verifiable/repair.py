@@ -19,11 +19,17 @@ Mend = Callable[..., str]
 """A text and the type's kwargs to a text that follows, or to the same one where that cannot be had."""
 
 
+_NO_PROSE = re.compile(r"```|`[^`]+`|://|^\s*\||[{}<>\\=\t]", re.MULTILINE)
+"""Code, tables, addresses, formulas: what case, commas and the ends of lines mean something in."""
+_ITEM = re.compile(r"^\s*(?:[-*•]|\(?\d{1,3}[.)])\s+")
+
+
 def repaired(text: str, constraints: Sequence[Constraint]) -> tuple[str, tuple[str, ...]]:
     """The answer with what it breaks put right as far as possible, and the types for which something was done."""
     done = []
+    names = list(MENDS) if not _NO_PROSE.search(text) else AROUND
     # What makes parts of a text goes first, what goes around it next, and the case of all of it last.
-    for one in (one for name in MENDS for one in constraints if one.type == name):
+    for one in (one for name in names for one in constraints if one.type == name):
         item = Verifiable(0, "", (one.type,), (one.kwargs,))
         if followed(item, text).strict == (False,):
             mended = MENDS[one.type](text.strip(), **one.kwargs)
@@ -35,7 +41,7 @@ def repaired(text: str, constraints: Sequence[Constraint]) -> tuple[str, tuple[s
 
 def _groups(text: str, number: int) -> list[str]:
     """The text in so many parts of whole sentences, about alike in number; none where it has too few."""
-    said = [one for line in text.split("\n") for one in parted(line.strip().lstrip("-*• ").strip())]
+    said = [one for line in text.split("\n") for one in parted(_ITEM.sub("", line).strip())]
     if len(said) < number or not number:
         return []
     ends = [len(said) * at // number for at in range(number + 1)]
@@ -65,7 +71,8 @@ def _highlights(text: str, *, num_highlights: int) -> str:
 
 
 def _no_comma(text: str) -> str:
-    return re.sub(r" {2,}", " ", re.sub(r",(?=\s)|(?<=\d),(?=\d)", "", text).replace(",", " "))
+    """Without those of prose and of thousands; one that may part a number from its decimals stays."""
+    return re.sub(r",(?=\s|\Z|[\"')\]”’])|(?<=\d),(?=\d{3}\b)", "", text)  # noqa: RUF001
 
 
 MENDS: dict[str, Mend] = {
@@ -82,3 +89,10 @@ MENDS: dict[str, Mend] = {
     "change_case:english_capital": str.upper,
 }
 """By type, in the order in which they go together."""
+AROUND = (
+    "combination:repeat_prompt",
+    "startend:end_checker",
+    "detectable_format:json_format",
+    "startend:quotation",
+)
+"""Those that leave the text itself as it is."""
