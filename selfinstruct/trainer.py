@@ -136,11 +136,11 @@ def _saving(stop: Callable[[], bool]) -> Any:
     import torch
     from transformers import TrainerCallback
 
-    saved = time.monotonic()
+    saved, waits, stopped = time.monotonic(), False, False
 
     class Saving(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            nonlocal saved
+            nonlocal saved, waits, stopped
             stops = stop()
             due = stops or time.monotonic() - saved >= SAVE
             if torch.distributed.is_available() and torch.distributed.is_initialized():  # all of them, or none
@@ -148,8 +148,17 @@ def _saving(stop: Callable[[], bool]) -> Any:
                 torch.distributed.broadcast(told, 0)
                 due, stops = map(bool, told.tolist())
             if due and state.global_step < state.max_steps:
-                control.should_save, control.should_training_stop = True, control.should_training_stop or stops
-                saved = time.monotonic()
+                # An epoch's last step is kept with the loss of what is held out, which is measured after it.
+                waits = abs(state.epoch - round(state.epoch)) < 1e-9
+                control.should_save, control.should_training_stop = not waits, control.should_training_stop or stops
+                saved, stopped = time.monotonic(), stops
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            nonlocal waits
+            if waits:
+                control.should_save, waits = True, False
+            elif stopped:
+                control.should_evaluate = False
 
     return Saving()
 

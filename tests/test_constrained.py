@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from runfolders import dataset, finish, lines, plan, run_of
 from test_ifeval import answering
@@ -111,6 +111,7 @@ def test_words_are_those_of_the_row_where_it_has_enough(tmp_path: Path) -> None:
     assert set(asked) <= set(words)
 
 
+PROMPT = "Say why rivers bend."
 TEXT_OF_FIVE = (
     "The river bends, and it is old. It carries silt!\nIts banks give way. Then it finds a new bed. Who knows why?"
 )
@@ -121,11 +122,11 @@ TEXT_OF_FIVE = (
 def test_an_answer_is_put_right_and_one_that_is_right_is_left_alone(name: str, seed: int) -> None:
     kwargs = draw(name, Random(seed), Pool("Say why rivers bend.", ["river", "silt"], material()))
     constraint = Constraint(type=name, kwargs=kwargs)
-    text, done = repaired(TEXT_OF_FIVE, (constraint,))
+    text, done = repaired(PROMPT, TEXT_OF_FIVE, (constraint,))
     right = followed(Verifiable(0, "", (name,), (kwargs,)), text).strict == (True,)
     assert right
     assert done == ((name,) if text != TEXT_OF_FIVE else ())
-    assert repaired(text, (constraint,)) == (text, ())
+    assert repaired(PROMPT, text, (constraint,)) == (text, ())
     bare = json.loads(text)["answer"] if name == "detectable_format:json_format" else text
     said = [re.findall(r"[a-z]+", one.lower()) for one in (TEXT_OF_FIVE, bare)]
     assert not set(said[0]) - set(said[1])  # every word is still there
@@ -134,22 +135,79 @@ def test_an_answer_is_put_right_and_one_that_is_right_is_left_alone(name: str, s
 @pytest.mark.parametrize(
     ("name", "text", "mended"),
     [
-        ("punctuation:no_comma", "It cost 1,200 dollars, twice.", "It cost 1200 dollars twice."),
-        ("punctuation:no_comma", "It is 3,5 metres, they say.", "It is 3,5 metres, they say."),
-        ("punctuation:no_comma", "print(a, b) gives\n```\n1, 2\n```", "print(a, b) gives\n```\n1, 2\n```"),
+        ("punctuation:no_comma", "It rains, and, well, it pours.", "It rains and well it pours."),
+        ("punctuation:no_comma", "It cost 1,200 dollars, twice.", None),
+        ("punctuation:no_comma", "It is 3,141 in German, and (3, 4) is a pair.", None),
+        ("punctuation:no_comma", "print(a, b) gives\n```\n1, 2\n```", None),
+        ("punctuation:no_comma", "def f(a, b):\n    return b, a", None),
         ("change_case:english_lowercase", "See https://example.org/A for the rest of it.", None),
         ("change_case:english_lowercase", "| Name | Age |\n| --- | --- |\n| Ann | 7 |", None),
         ("startend:quotation", "x = {1, 2}", '"x = {1, 2}"'),
-        (
-            "detectable_format:number_bullet_lists",
-            "1. Wash it.\n2. Cut it.\n3) Boil it.\n* Eat it.",
-            "- Wash it. Cut it.\n- Boil it. Eat it.",
-        ),
+        ("startend:quotation", 'He said "yes"', None),
+        ("detectable_format:number_highlighted_sections", "The product is 5*3 which is fifteen.", None),
+        ("detectable_format:number_bullet_lists", "1. Wash it.\n2. Cut it.\n3) Boil it.\n* Eat it.", None),
+        ("detectable_format:number_bullet_lists", "Dear Ann.\nIt rained\nYours,\nBob.", None),
+        ("detectable_format:number_bullet_lists", "Wash it. Cut it. 👍", None),
+        ("detectable_format:number_bullet_lists", "Wash it. Cut it.\nEat it.", "- Wash it.\n- Cut it. Eat it."),
     ],
 )
 def test_what_is_no_prose_keeps_its_marks(name: str, text: str, mended: str | None) -> None:
     kwargs = {"num_bullets": 2} if "bullet" in name else {}
-    assert repaired(text, (Constraint(type=name, kwargs=kwargs),))[0] == (text if mended is None else mended)
+    assert repaired(PROMPT, text, (Constraint(type=name, kwargs=kwargs),))[0] == (text if mended is None else mended)
+
+
+def test_bullets_are_written_as_the_task_has_them() -> None:
+    constraint = Constraint(type="detectable_format:number_bullet_lists", kwargs={"num_bullets": 2})
+    text, _ = repaired('Say it in 2 points, each begins with "* ".', "Wash it. Cut it.", (constraint,))
+    assert text == "* Wash it.\n* Cut it."
+
+
+WORDS_TEXT = st.lists(
+    st.sampled_from(
+        ["The river bends, and turns.", "It is 3,5 metres.", "f(a, b)", "- an item", "Why?", "👍", "a*b", "x"]
+    ),
+    max_size=8,
+).map("\n".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    text=WORDS_TEXT,
+    names=st.lists(st.sampled_from(sorted(MENDS)), min_size=1, max_size=3, unique=True),
+    seed=st.integers(0, 999),
+)
+def test_no_word_or_number_is_lost_or_moved_and_nothing_that_followed_breaks(
+    text: str, names: list[str], seed: int
+) -> None:
+    assume(not any(conflicting(one, other) for at, one in enumerate(names) for other in names[:at]))
+    pool = Pool("Say why rivers bend.", ["river", "silt"], material())
+    constraints = tuple(Constraint(type=name, kwargs=draw(name, Random(seed), pool)) for name in names)
+    item = Verifiable(0, "", tuple(names), tuple(one.kwargs for one in constraints))
+    mended, done = repaired(PROMPT, text, constraints)
+    before, after = followed(item, text).strict, followed(item, mended).strict
+    assert all(now for was, now in zip(before, after, strict=True) if was)
+    assert {name for name, verdict in zip(names, after, strict=True) if verdict} >= set(done)
+    bare = json.loads(mended)["answer"] if "detectable_format:json_format" in done else mended
+    words = re.findall(r"[^\W_]+", text.casefold())
+    left = iter(re.findall(r"[^\W_]+", bare.casefold()))
+    assert all(word in left for word in words)  # in their order
+
+
+@pytest.mark.parametrize(
+    ("row", "never"),
+    [
+        ({"instruction": "Translate into French: I am tired."}, ("language:", "change_case:english")),
+        ({"instruction": "写一首关于河流的诗。", "output": "河水向东流。"}, ("language:", "change_case:english")),
+        ({"instruction": "Read this.\n\nThe cat sat.\n\nSay why."}, ("combination:repeat_prompt",)),
+        ({"instruction": "Say why rivers bend."}, ("detectable_format:constrained_response",)),
+    ],
+)
+def test_no_constraint_contradicts_the_task(row: dict[str, str], never: tuple[str, ...], tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text(json.dumps({"input": "", "output": "", **row}) + "\n")
+    names = [one.type for task in drawn(source, "constraints.variants=100")[0] for one in task.constraints]
+    assert names
+    assert not [name for name in names if name.startswith(never)]
 
 
 def test_what_cannot_be_put_right_is_left_as_it_was() -> None:
@@ -158,7 +216,7 @@ def test_what_cannot_be_put_right_is_left_as_it_was() -> None:
         Constraint(type="detectable_format:number_bullet_lists", kwargs={"num_bullets": 3}),
         Constraint(type="keywords:existence", kwargs={"keywords": ["silt", "valley"]}),
     ):
-        assert repaired(short, (constraint,)) == (short, ())
+        assert repaired(PROMPT, short, (constraint,)) == (short, ())
 
 
 def test_an_answer_that_was_put_right_says_so_and_can_be_had_as_it_was(tmp_path: Path) -> None:
@@ -325,3 +383,17 @@ def test_the_answers_of_a_dataset_are_put_right_without_a_model(tmp_path: Path) 
 def test_nobody_cannot_be_asked(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="none is nobody"):
         finish(tmp_path / "run", load("answer", (), {"model": "none"}), source=dataset(tmp_path, 2))
+
+
+def test_types_that_go_with_no_row_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    only = [name for name in TYPES if name not in (CHOICE, REPEAT)]
+    recipe = plan("verifiable", f"constraints.without={json.dumps(only)}")
+    with pytest.raises(UsageError, match="none of these goes with every row"):
+        list(run_of(tmp_path / "run", recipe))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_that_asks_nothing_has_a_plan_without_requests(tmp_path: Path) -> None:
+    from selfinstruct.cli.plan import estimate
+
+    assert estimate(load("verifiable/own"), dataset(tmp_path, 7), None)[1] == []

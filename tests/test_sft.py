@@ -383,6 +383,24 @@ def test_one_that_is_told_to_stop_writes_a_checkpoint_and_goes_on(base: Path, da
     assert all(torch.allclose(whole[name], stopped[name], atol=1e-5) for name in whole)
 
 
+@pytest.mark.parametrize("step", [5, 7])
+def test_no_loss_of_what_is_held_out_is_lost_where_it_stops(step: int, base: Path, tmp_path: Path) -> None:
+    """Five steps are an epoch."""
+    rows = [{"instruction": f"Say {number}.", "output": f"{number}!"} for number in range(24)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = {"held_out": 0.2, "epochs": 2, "batch_size": 4, "packing": "no"}
+    whole = tuned(base, path, tmp_path / "whole", **more)
+    assert [at for at, _ in whole["held_out_loss"]] == [5, 10]
+    tuning = Tuning(model=str(base), data=(str(path),), **(CLOSE | more))
+    seen: list[Progress] = []
+    done = train(tuning, tmp_path / "out", plan(tuning), seen.append, lambda: bool(seen) and seen[-1].step >= step - 1)
+    assert done["step"] == step
+    assert [one.step for one in seen if one.held_out_loss is not None] == [5]
+    known = train(tuning, tmp_path / "out", plan(tuning), silent)
+    assert known["held_out_loss"] == [[at, pytest.approx(loss, abs=1e-4)] for at, loss in whole["held_out_loss"]]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_in_order(number: signal.Signals, base: Path, data: Path, tmp_path: Path) -> None:
     line = [sys.executable, "-m", "selfinstruct", "sft", data, "--model", base, "--out", tmp_path / "out"]

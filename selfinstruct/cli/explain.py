@@ -77,7 +77,7 @@ def _print(told: dict[str, Any]) -> None:
     if told["evolution"]:
         _print_evolution(told)
     elif told["parents"]:
-        say("shown to the model:")
+        say("shown to the model:" if told["asked"] else "made of:")
         for parent in told["parents"]:
             say(f"{parent['task']:<16}  {parent['origin']:<9}  {parent['instruction']}", indent=2)
     for name, score in told["scores"].items():

@@ -56,7 +56,8 @@ def print_plan(
     there = state.read(folder).get("replies", 0)
     style, stages = estimate(recipe, source, prompts, benchmarks)
     given, evolving = recipe.draft.operator in GIVEN, recipe.draft.operator == "evolve"
-    overlapping = rows * recipe.constraints.variants - stages[0].requests if given else 0
+    each = recipe.constraints.variants if recipe.draft.operator == "constrained" else 1
+    overlapping = rows * each - stages[0].requests if given and stages else 0
     prompt, completion = sum(one.prompt_tokens for one in stages), sum(one.completion_tokens for one in stages)
     if as_json:
         content = {
@@ -83,7 +84,9 @@ def print_plan(
     for stage in stages:
         say(f"{stage.name:<{width}}{stage.requests:>10,}{stage.prompt_tokens:>16,}{stage.completion_tokens:>28,}")
     say(f"{'sum':<{width}}{sum(one.requests for one in stages):>10,}{prompt:>16,}{completion:>28,}")
-    if given:
+    if not stages:
+        say("this recipe asks no model")
+    elif given:
         say(f"estimated from every row, {BYTES_PER_TOKEN} bytes a token; nothing was asked")
     elif evolving:
         say(
@@ -135,7 +138,8 @@ def estimate(
         phrasings=phrasings.read_text(encoding="utf-8-sig") if phrasings else "",
     )
     if recipe.draft.operator in GIVEN:
-        return answer_style, [_answering(setting, benchmarks)]
+        asks = open_operator(recipe.answer.operator, setting).stages
+        return answer_style, [_answering(setting, benchmarks)] if asks else []
     if recipe.draft.operator == "evolve":
         return style, _evolving(setting, read_dataset(source))
     drafter = open_operator(recipe.draft.operator, setting)

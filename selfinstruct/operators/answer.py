@@ -44,7 +44,7 @@ class Answer:
             return Unreadable("empty", "the output is empty", reply.text)
         done: tuple[str, ...] = ()
         if self._setting.recipe.constraints.repair:
-            output, done = repaired(output, draft.constraints)
+            output, done = repaired(draft.instruction, output, draft.constraints)
         known = {"output": output, "reasoning": reply.reasoning, "system": system, "repaired": done}
         return draft.model_copy(update=known)
 

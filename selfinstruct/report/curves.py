@@ -95,6 +95,8 @@ class Curves:
 
     def _windows(self, asked: Mapping[int, Asked]) -> list[dict[str, Any]]:
         width = sum(one.requests for one in asked.values()) / WINDOWS
+        if not width:
+            return []  # nothing was asked: there is nothing to go by
         windows: list[dict[str, Any]] = []
         whole = requests = kept = 0
         steps = drafts = near = here = tokens = size = 0

@@ -84,6 +84,8 @@ class Row(NamedTuple):
             "parents": list(record.parents),
             "scores": dict(line.get("scores", {})),
             "remarks": list(line.get("remarks", [])),
+            "constraints": [one.type for one in record.constraints],
+            "repaired": list(record.repaired),
             "vary": dict(line["vary"]),
             "models": sorted({str(asked["model"]) for asked in line["asked"]}),
         }
@@ -113,7 +115,8 @@ def _rejected(folder: Path) -> Iterator[Row]:
     for line in read_rejected(folder):
         fields = {key: line[key] for key in ("instruction", "input", "output", "task", "parents")}
         try:
-            record = Record(**fields, origin="rejected", evolution=line.get("evolution"))
+            known = {key: line[key] for key in ("evolution", "constraints", "repaired") if key in line}
+            record = Record(**fields, origin="rejected", **known)
         except ValidationError as error:
             where = f"{folder / 'rejected.jsonl'}: {line['name']}"
             raise InputError(f"{where}: {_first(error)}: not a reject that a run writes", hint=_REBUILD) from error

@@ -125,7 +125,7 @@ def _letters(text: str, *, letter: Letter, let_frequency: NonNegativeInt, let_re
 
 @_type("language:response_language")
 def _in_language(text: str, *, language: Text, compat: bool = False) -> bool | None:
-    found = _language(text.lower() if text.isupper() and not compat else text)
+    found = language_of(text.lower() if text.isupper() and not compat else text)
     return found == language if found else compat or None
 
 
@@ -261,14 +261,19 @@ def _langdetect() -> Any:
     return library
 
 
+def about_language(types: Collection[str]) -> bool:
+    """Whether one of these types is about the language of an answer."""
+    return any(name.startswith(("language:", "change_case:english")) for name in types)
+
+
 def check_languages(types: Collection[str]) -> None:
     """Raises UsageError where one of these types is about a language, and nothing is installed that knows any."""
-    if any(name.startswith(("language:", "change_case:english")) for name in types):
+    if about_language(types):
         _langdetect()
 
 
 @lru_cache(64)
-def _language(text: str) -> str | None:
+def language_of(text: str) -> str | None:
     """The code of the language that a text is in; None for one of figures and marks only."""
     library = _langdetect()
     try:
