@@ -39,7 +39,7 @@ story: .venv/.train
 	sed -n '1,$(STORY_ROWS)p' $(STORY)/generated/data/train-00000.jsonl > $(STORY)/few.jsonl
 	$(BIN)/selfinstruct evolve $(STORY)/few.jsonl --model local --rounds 1 --out $(STORY)/evolved || test $$? -eq 5
 	test -d $(STORY)/distinct || $(BIN)/selfinstruct dedup $(STORY)/generated $(STORY)/evolved --out $(STORY)/distinct
-	$(BIN)/selfinstruct answer $(STORY)/generated --recipe verifiable/own --set constraints.variants=3 \
+	$(BIN)/selfinstruct answer $(STORY)/generated --recipe verifiable/own --set constraints.variants=4 \
 		--out $(STORY)/constrained
 	$(BIN)/selfinstruct sft $(STORY)/distinct --model $(MODEL) --out $(STORY)/tuned $(STORY_TRAINING)
 	$(BIN)/selfinstruct sft $(STORY)/constrained --model $(MODEL) --out $(STORY)/follows $(STORY_TRAINING)
