@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +13,7 @@ from selfinstruct.engines.hf import INSTALL, no_model
 from selfinstruct.errors import InputError, UsageError
 from selfinstruct.formats import read_dataset
 from selfinstruct.masks import Row, Rows, decoded, tokenised
-from selfinstruct.records import Record
+from selfinstruct.records import Record, digest
 from selfinstruct.templates import Template, chosen
 
 RATES = {"full": 2e-5, "lora": 2e-4}
@@ -146,5 +145,7 @@ def _records(data: Sequence[str]) -> Iterator[Record]:
 
 
 def _is_held_out(record: Record, share: float) -> bool:
-    """By content: the same row is held out of every training, wherever it stands."""
-    return int(hashlib.sha256(f"held out|{record.id}".encode()).hexdigest(), 16) % BUCKETS < share * BUCKETS
+    """By what is asked: the same rows are held out of every training, wherever they stand, and none whose prompt is
+    trained with another answer."""
+    asked = digest("held out", record.system, record.instruction, record.input)
+    return int(asked, 16) % BUCKETS < share * BUCKETS

@@ -193,6 +193,14 @@ class TestPacking:
 
 
 class TestPlan:
+    def test_no_prompt_is_on_both_sides(self, base: Path, tmp_path: Path) -> None:
+        rows = [{"instruction": f"Say {n % 100}.", "output": f"{n}!"} for n in range(400)]
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        planned = plan(Tuning(model=str(base), data=(str(path),), held_out=0.2))
+        asked = [{row.record.instruction for row in side} for side in (planned.train, planned.held_out)]
+        assert asked[1] and not asked[0] & asked[1]
+
     def test_what_is_held_out_follows_from_the_content_alone(self, base: Path, tmp_path: Path) -> None:
         rows = [{"instruction": f"Say {number}.", "output": f"{number}!"} for number in range(400)]
         held = []
@@ -383,20 +391,21 @@ def test_one_that_is_told_to_stop_writes_a_checkpoint_and_goes_on(base: Path, da
     assert all(torch.allclose(whole[name], stopped[name], atol=1e-5) for name in whole)
 
 
-@pytest.mark.parametrize("step", [5, 7])
-def test_no_loss_of_what_is_held_out_is_lost_where_it_stops(step: int, base: Path, tmp_path: Path) -> None:
-    """Five steps are an epoch."""
+@pytest.mark.parametrize("later", [0, 2])
+def test_no_loss_of_what_is_held_out_is_lost_where_it_stops(later: int, base: Path, tmp_path: Path) -> None:
+    """At an epoch's last step, and two steps later."""
     rows = [{"instruction": f"Say {number}.", "output": f"{number}!"} for number in range(24)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     more = {"held_out": 0.2, "epochs": 2, "batch_size": 4, "packing": "no"}
     whole = tuned(base, path, tmp_path / "whole", **more)
-    assert [at for at, _ in whole["held_out_loss"]] == [5, 10]
+    epoch = whole["held_out_loss"][0][0]
+    step = epoch + later
     tuning = Tuning(model=str(base), data=(str(path),), **(CLOSE | more))
     seen: list[Progress] = []
     done = train(tuning, tmp_path / "out", plan(tuning), seen.append, lambda: bool(seen) and seen[-1].step >= step - 1)
     assert done["step"] == step
-    assert [one.step for one in seen if one.held_out_loss is not None] == [5]
+    assert [one.step for one in seen if one.held_out_loss is not None] == [epoch]
     known = train(tuning, tmp_path / "out", plan(tuning), silent)
     assert known["held_out_loss"] == [[at, pytest.approx(loss, abs=1e-4)] for at, loss in whole["held_out_loss"]]
 
