@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from selfinstruct.errors import UsageError
 from selfinstruct.resources import PROMPTS
 from selfinstruct.templates import OURS
-from selfinstruct.tuning import LENGTH
-
-if TYPE_CHECKING:
-    from selfinstruct.tuning import Tuning
+from selfinstruct.tuning import Tuning, settled
 
 TRAINERS = ("axolotl", "llamafactory", "trl")
 
@@ -29,6 +26,7 @@ def config(tuning: Tuning, trainer: str, out: Path | None) -> str:
         "llamafactory": (_llamafactory, "alpaca", "train.json", "llamafactory-cli train this.yaml"),
         "trl": (_trl, "trl", "train.jsonl", "trl sft --config this.yaml"),
     }[trainer]
+    tuning = settled(tuning)
     lines = [f"selfinstruct export {path} --format {format} --out {file}" for path in tuning.data]
     if len(lines) > 1:
         lines.append("(several inputs: each into a file of its own, and then one after the other into one)")
@@ -37,9 +35,8 @@ def config(tuning: Tuning, trainer: str, out: Path | None) -> str:
     lines.append(command)
     if trainer == "llamafactory" and tuning.template not in ("auto", "model"):
         lines.append(f"its own template {tuning.template}, whose words may differ from ours")
-    lines.append(
-        "Rows are held out at random there, and by their content here. Unpacked, so that a step has as many rows."
-    )
+    split = "at random there" if trainer != "trl" else "nowhere there (eval_dataset names rows of your own)"
+    lines.append(f"Rows are held out {split}, and by what they ask here. Unpacked, so that a step has as many rows.")
     told = "".join(f"# {line}\n" for line in lines)
     return told + yaml.safe_dump(made(tuning, str(out or "tuned")), sort_keys=False)
 
@@ -81,7 +78,7 @@ def _axolotl(tuning: Tuning, out: str) -> dict[str, Any]:
             }
         ],
         "val_set_size": tuning.held_out,
-        "sequence_len": tuning.max_length or LENGTH,
+        "sequence_len": tuning.max_length,
         "sample_packing": False,
         "micro_batch_size": tuning.micro_batch,
         "gradient_accumulation_steps": _steps(tuning),
@@ -110,7 +107,7 @@ def _llamafactory(tuning: Tuning, out: str) -> dict[str, Any]:
         "dataset_dir": ".",
         "dataset": "train",
         **({} if tuning.template in ("auto", "model") else {"template": tuning.template}),
-        "cutoff_len": tuning.max_length or LENGTH,
+        "cutoff_len": tuning.max_length,
         "packing": False,
         "val_size": tuning.held_out,
         "per_device_train_batch_size": tuning.micro_batch,
@@ -133,7 +130,7 @@ def _trl(tuning: Tuning, out: str) -> dict[str, Any]:
     made: dict[str, Any] = {
         "model_name_or_path": tuning.model,
         "datasets": [{"path": "json", "data_files": "train.jsonl"}],
-        "max_length": tuning.max_length or LENGTH,
+        "max_length": tuning.max_length,
         "packing": False,
         "completion_only_loss": True,
         **({"chat_template_path": str(_file(tuning))} if _file(tuning) else {}),

@@ -86,10 +86,7 @@ def plan(tuning: Tuning) -> Plan:
     """Read, write and tokenise the data. Raises UsageError for a model or template that cannot be had, InputError for
     data that cannot be read or of which nothing can be trained."""
     tokenizer = tokenizer_of(tuning.model)
-    limit = _positions(tuning.model)
-    most = tuning.max_length or min(LENGTH, limit or LENGTH)
-    if limit and most > limit:
-        raise UsageError(f"--max-length {most}: the model was made for {limit} tokens", hint=f"--max-length {limit}")
+    most = length_of(tuning)
     template = chosen(tuning.template, tokenizer)
     said = []
     if template.thoughtless:
@@ -115,6 +112,26 @@ def plan(tuning: Tuning) -> Plan:
             f"no answer fits into {most} tokens: none would be trained to end", hint="a larger --max-length"
         )
     return Plan(template, found, train, held_out, tuple(said), tokenizer, most, ends[0])
+
+
+def length_of(tuning: Tuning) -> int:
+    """Tokens of a row. Raises UsageError where the model was made for fewer than were asked for."""
+    limit = _positions(tuning.model)
+    most = tuning.max_length or min(LENGTH, limit or LENGTH)
+    if limit and most > limit:
+        raise UsageError(f"--max-length {most}: the model was made for {limit} tokens", hint=f"--max-length {limit}")
+    return most
+
+
+def settled(tuning: Tuning) -> Tuning:
+    """The same settings with nothing left open: the template that the model gets, and the length of its rows."""
+    template = chosen(tuning.template, tokenizer_of(tuning.model))
+    return tuning.model_copy(
+        update={
+            "max_length": length_of(tuning),
+            "template": template.name if tuning.template == "auto" else tuning.template,
+        }
+    )
 
 
 def tokenizer_of(model: str) -> Any:

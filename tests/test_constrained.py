@@ -380,6 +380,15 @@ def test_the_answers_of_a_dataset_are_put_right_without_a_model(tmp_path: Path) 
     assert "without a model" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
 
 
+def test_an_answer_that_is_none_is_not_put_right(tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    rows = [{"instruction": f"Say what river number {n} does.", "output": " " * (n % 2)} for n in range(20)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    finish(tmp_path / "run", load("verifiable/own", ("constraints.variants=4",)), source=source)
+    assert not list(read_kept(tmp_path / "run"))
+    assert {line["by"] for line in read_rejected(tmp_path / "run")} <= {"empty", "duplicate"}
+
+
 def test_nobody_cannot_be_asked(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="none is nobody"):
         finish(tmp_path / "run", load("answer", (), {"model": "none"}), source=dataset(tmp_path, 2))

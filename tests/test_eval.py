@@ -154,6 +154,16 @@ def test_a_suite_that_cannot_be_had_is_said(tmp_path: Path, data: Path) -> None:
         open_suite("labels", data, None)
 
 
+def test_the_folder_of_something_else_is_left_alone(tmp_path: Path, data: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    base = scripted(tmp_path, "base")
+    with pytest.raises(UsageError, match="holds run.json, and is no evaluation"):
+        Evaluation(run, [base], [open_suite("held-out", data, None)]).run(silent)
+    assert [one.name for one in run.iterdir()] == ["run.json"]
+
+
 def test_our_own_prompts_are_there(tmp_path: Path) -> None:
     suite = open_suite("ifeval", None, None)
     assert len(suite.items) == 200 and len({item.instruction for item in suite.items}) == 200

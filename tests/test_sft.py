@@ -314,6 +314,10 @@ class TestCommand:
         known = yaml.safe_load(done.stdout)
         assert known["learning_rate"] == (2e-4 if lora else 2e-5)
         assert str(base) in known.values()
+        assert 512 in known.values()  # what the model was made for
+        text = (Path(__file__).parent.parent / "prompts" / "templates" / "alpaca.jinja").read_text(encoding="utf-8")
+        template = {"axolotl": text, "llamafactory": "alpaca"}.get(trainer)  # it has none of its own
+        assert template is None or template in known.values()
         assert done.stdout.startswith("# selfinstruct export")
         if trainer == "trl":
             from trl import SFTConfig

@@ -42,7 +42,9 @@ def evaluate(
     ifeval: Annotated[
         Path | None, typer.Option(metavar="FILE", help="IFEval's public prompts, in the place of ours.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for replies and scores.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for replies and scores. Default: evals/MODEL-SUITES….")
+    ] = None,
     judge: Annotated[
         str, typer.Option(metavar="MODEL", help="Who says which answer is better, the model's or the base's.")
     ] = "",
@@ -84,8 +86,9 @@ def evaluate(
             "--apply-chat-template is for lm-eval's tasks", hint="leave it out; ours are asked by it anyway"
         )
     benchmarks = open_benchmarks(tasks, limit, chat=apply_chat_template) if tasks else []
+    others = ([data.stem] if data else []) + ([str(limit)] if limit else [])  # other items, another folder
     folder = out or Path("evals") / "-".join(
-        (Path(named[-1]).name, *(Path(name).stem.replace(":", "-") for name in names))
+        (Path(named[-1]).name, *(Path(name).stem.replace(":", "-") for name in names), *others)
     )
     evaluation = Evaluation(
         folder,
@@ -116,7 +119,11 @@ def base_of(models: list[str]) -> str:
         if told:
             others = "&".join(part for part in query.split("&") if part and not part.startswith("lora="))
             return f"{kind}/{told['base']}" + (f"?{others}" if others else "")
-    raise UsageError("no base to stand beside", hint="--base MODEL names it; the row of a model alone says little")
+    path = Path(models[0].partition("/")[2].partition("?")[0])
+    gone = f": there is no folder {path}" if len(path.parts) > 1 and not path.exists() else ""
+    raise UsageError(
+        f"no base to stand beside{gone}", hint="--base MODEL names it; the row of a model alone says little"
+    )
 
 
 def made_by_sft(folder: Path) -> dict[str, Any]:
@@ -169,7 +176,7 @@ def drawn(table: Table) -> list[str]:
         for row in table.rows
         for metric in (*row.figures, *row.own)
     }
-    wide = max(map(len, [*named.values(), "answers"]))
+    wide = max(map(len, [*named.values(), "answers", "win rate"]))
     for metric in table.rows[0].figures:
         amount = metric in table.amounts
         for row in table.rows:

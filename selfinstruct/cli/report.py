@@ -45,6 +45,13 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
         f"{funnel['kept']:,} kept · {funnel['rejected']:,} rejected · {funnel['drafts']:,} drafts, "
         f"{funnel['let_in']:,} let in · {costs['requests']:,} requests"
     )
+    if costs["counted"]:
+        whole = costs["all"]
+        told = f"{whole['tokens']['prompt']:,} tokens read, {whole['tokens']['completion']:,} written"
+        told += f"; {whole['seconds']['busy']:,.0f} s under way"
+        if whole.get("usd"):
+            told += f"; {whole['usd']['all']:,.2f} USD, {whole['usd']['per_kept'] or 0:,.5f} a kept record"
+        yield told
     for at in ("draft", "answer"):
         lost = [stage for stage in funnel["stages"] if stage["at"] == at and stage["rejected"]]
         if lost:

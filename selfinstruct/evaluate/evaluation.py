@@ -51,6 +51,8 @@ from selfinstruct.records import digest
 from selfinstruct.schedule import cancelled
 
 GREEDY = 0.0
+OTHERS = ("run.json", "journal.sqlite", "sft.json", "report.json", "config.json", "data")
+"""What other folders of ours hold, and no evaluation's."""
 WEIGHTS = ("weights", "adapter", "lora weights", "sha256", "script_sha256", "commit")
 """What of an engine's facts tells that a model of that name is still the same."""
 LOADS_LATER = ("local", "openai", "scripted")
@@ -143,6 +145,9 @@ class Evaluation:
             check(model, self._options)
         if self.benchmarks:
             check_models(self.models)
+        there = next((name for name in OTHERS if (self.folder / name).exists()), None)
+        if there:
+            raise UsageError(f"{self.folder} holds {there}, and is no evaluation", hint="choose another --out")
         with claimed(self.folder):
             replies, found = {}, {}
             for model in self.models:

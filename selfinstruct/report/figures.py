@@ -40,12 +40,13 @@ def report(folders: Sequence[Path], *, price: Price | None = None, examples: int
     return {"format": FORMAT, "selfinstruct": __version__, "runs": runs}
 
 
-def figures(folder: Path, *, price: Price | None = None, examples: int = EXAMPLES) -> dict[str, Any]:
+def figures(folder: str | Path, *, price: Price | None = None, examples: int = EXAMPLES) -> dict[str, Any]:
     """Every figure of a run folder, for JSON; docs/report.md says what each means. The run may be under way.
 
     The journal is read once, or twice where the run evolves, and the records twice. Raises InputError where the folder
     is not what a run writes.
     """
+    folder = Path(folder)
     about = source(folder)
     costs = Costs(about.journal)
     funnel, curves, margins = Funnel(about.recipe), Curves(), Margins(about.recipe, examples)

@@ -30,6 +30,8 @@ def repaired(prompt: str, text: str, constraints: Sequence[Constraint]) -> tuple
     """The answer to a prompt with what it breaks put right as far as possible, and the types for which something was
     done. What follows already is left as it is."""
     done, prose = [], not _NO_PROSE.search(text)
+    if not text.strip():
+        return text, ()
     # What makes parts of a text goes first, what goes around it next, and the case of all of it last.
     for one in (one for name in MENDS for one in constraints if one.type == name):
         if one.type not in AROUND and not prose:
