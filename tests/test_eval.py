@@ -159,7 +159,7 @@ def test_the_folder_of_something_else_is_left_alone(tmp_path: Path, data: Path) 
     run.mkdir()
     (run / "run.json").write_text("{}")
     base = scripted(tmp_path, "base")
-    with pytest.raises(UsageError, match="holds run.json, and is no evaluation"):
+    with pytest.raises(UsageError, match=r"holds run\.json, and is no evaluation"):
         Evaluation(run, [base], [open_suite("held-out", data, None)]).run(silent)
     assert [one.name for one in run.iterdir()] == ["run.json"]
 
