@@ -19,7 +19,7 @@ MODEL := build/smollm2
 STORY := runs/story
 STORY_NUM := 60
 STORY_ROWS := 20
-STORY_ITEMS := 60
+STORY_ITEMS := 40
 STORY_TRAINING := --max-length 512 --batch-size 8 --epochs 2 --learning-rate 1e-4
 
 .PHONY: generate test test-vllm story check format clean
