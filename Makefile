@@ -18,7 +18,8 @@ MODEL := build/smollm2
 # The whole story: sizes that fit half an hour on two cores. What became of them is in docs/train.md.
 STORY := runs/story
 STORY_NUM := 60
-STORY_ROWS := 20
+STORY_ROWS := 10
+STORY_VARIANTS := 3
 STORY_ITEMS := 40
 STORY_TRAINING := --max-length 512 --batch-size 8 --epochs 2 --learning-rate 1e-4
 
@@ -39,7 +40,7 @@ story: .venv/.train
 	sed -n '1,$(STORY_ROWS)p' $(STORY)/generated/data/train-00000.jsonl > $(STORY)/few.jsonl
 	$(BIN)/selfinstruct evolve $(STORY)/few.jsonl --model local --rounds 1 --out $(STORY)/evolved || test $$? -eq 5
 	test -d $(STORY)/distinct || $(BIN)/selfinstruct dedup $(STORY)/generated $(STORY)/evolved --out $(STORY)/distinct
-	$(BIN)/selfinstruct answer $(STORY)/generated --recipe verifiable/own --set constraints.variants=4 \
+	$(BIN)/selfinstruct answer $(STORY)/generated --recipe verifiable/own --set constraints.variants=$(STORY_VARIANTS) \
 		--out $(STORY)/constrained
 	$(BIN)/selfinstruct sft $(STORY)/distinct --model $(MODEL) --out $(STORY)/tuned $(STORY_TRAINING)
 	$(BIN)/selfinstruct sft $(STORY)/constrained --model $(MODEL) --out $(STORY)/follows $(STORY_TRAINING)
